@@ -1,0 +1,1 @@
+//! One crate of integration tests, driving the real binary.
