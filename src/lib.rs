@@ -6,4 +6,5 @@
 
 pub mod clock;
 pub mod reading;
+pub mod store;
 pub mod sun;

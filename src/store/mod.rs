@@ -1,0 +1,114 @@
+//! The one SQLite file: everything that must survive a power cut, and all the SQL there is.
+//!
+//! # Ownership
+//! One [`Writer`] thread owns the only writing and checkpointing connection; everything else asks it
+//! through the bounded queue behind [`Store`]. Readers open their own read-only connections
+//! ([`Reader`]) and keep each read short. Callers see rows, never a connection.
+//!
+//! # Durability
+//! WAL with `synchronous=FULL`: a commit that returned is on the disk. The writer commits whatever has
+//! queued (group commit) and only then hands the batch's acknowledgements on.
+//!
+//! # Compatibility
+//! Migrations only add (`migrations.rs`); a file written by a newer version opens unless its
+//! `min_reader_version` says otherwise.
+
+mod forecasts;
+mod migrations;
+mod models;
+mod open;
+mod read;
+mod rows;
+mod runs;
+mod writer;
+
+pub use migrations::SCHEMA_VERSION;
+pub use open::StoreLock;
+pub use read::Reader;
+pub use rows::{
+    EventRow, ForecastRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount, RunOutcome,
+    RunRow, Sample, StoreTotals,
+};
+pub use writer::{AckToken, Append, Committed, Reject, Store, Writer, WriterGauges};
+
+use std::path::PathBuf;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A statement failed; the action names what it was for.
+    #[error("cannot {action} in the store")]
+    Sql {
+        /// What was attempted.
+        action: &'static str,
+        /// SQLite's own word.
+        source: rusqlite::Error,
+    },
+    /// The file or its folder could not be used.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Another daemon holds this store.
+    #[error(
+        "the store {} is in use by another nightwatt (its lock {} is held); stop that one first",
+        path.display(), lock.display()
+    )]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// The lock file beside it.
+        lock: PathBuf,
+    },
+    /// The file was written by a version whose data this one must not touch.
+    #[error(
+        "{} has schema {found} and asks for a nightwatt that knows schema {needed} or later; this one knows {known}: install the newer version",
+        path.display()
+    )]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The oldest reader it allows.
+        needed: i64,
+        /// What this binary knows.
+        known: i64,
+    },
+    /// A pragma did not take, so durability could not be promised.
+    #[error(
+        "SQLite answered {name} = {found} where {wanted} was set; the store would not be durable"
+    )]
+    Pragma {
+        /// The pragma's name.
+        name: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+        /// What it reads back.
+        found: String,
+    },
+    /// The writer thread has ended, so nothing can be stored any more.
+    #[error("cannot {action}: the store's writer has stopped")]
+    WriterGone {
+        /// What was attempted.
+        action: &'static str,
+    },
+    /// A stored value cannot be what it should be.
+    #[error("the store holds {what} that cannot be read: {why}")]
+    Damaged {
+        /// Which value.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Names the action of a failed statement.
+pub(crate) fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Sql { action, source }
+}

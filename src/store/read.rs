@@ -1,0 +1,207 @@
+//! Read-only access: short reads beside the running writer.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{EventRow, RejectCount, Sample, StoreError, StoreTotals, open, sql};
+use crate::reading::{DeviceId, Field, TimestampMs, Values};
+
+/// Rows fetched under one read transaction: a longer one would keep the WAL from being folded in.
+const PAGE: usize = 20_000;
+
+/// A read-only connection to the store.
+pub struct Reader {
+    pub(super) conn: Connection,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// Opens the database at `path`, whether or not a daemon is writing to it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self {
+            conn: open::reading(path)?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Every device ever seen, with the store's number for it.
+    pub fn devices(&self) -> Result<Vec<(i64, DeviceId)>, StoreError> {
+        self.rows(
+            "list devices",
+            "SELECT device_no, device_id FROM device ORDER BY device_no",
+            [],
+            |r| Ok((r.get(0)?, DeviceId::new(&r.get::<_, String>(1)?))),
+        )
+    }
+
+    /// Feeds `each` every reading of all devices with `from <= ts < to`, in time order, a page at a time.
+    ///
+    /// Rows whose time is known to be wrong are left out: nothing can be learnt from them.
+    pub fn samples(
+        &self,
+        from: TimestampMs,
+        to: TimestampMs,
+        mut each: impl FnMut(Sample),
+    ) -> Result<u64, StoreError> {
+        let act = "read readings";
+        let mut statement = self
+            .conn
+            .prepare(
+                "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
+                        humidity, fan_on, time_source, clock_trusted
+                 FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
+                 ORDER BY ts_ms, device_no LIMIT ?4",
+            )
+            .map_err(sql(act))?;
+        let mut after = (from.0, i64::MIN);
+        let mut total = 0;
+        loop {
+            let mut rows = statement
+                .query(params![after.0, after.1, to.0, PAGE as i64])
+                .map_err(sql(act))?;
+            let mut n = 0;
+            while let Some(row) = rows.next().map_err(sql(act))? {
+                n += 1;
+                after = (row.get(0).map_err(sql(act))?, row.get(1).map_err(sql(act))?);
+                let trusted: bool = row.get(11).map_err(sql(act))?;
+                let implausible: i64 = row.get(10).map_err(sql(act))?;
+                if !trusted || implausible == crate::reading::TimeSource::Implausible as i64 {
+                    continue;
+                }
+                total += 1;
+                each(Sample {
+                    device_no: after.1,
+                    ts: TimestampMs(after.0),
+                    values: values(row, 2).map_err(sql(act))?,
+                });
+            }
+            if n < PAGE {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// The newest reading of each device: name, time, power.
+    pub fn latest(&self) -> Result<Vec<(DeviceId, TimestampMs, Option<f64>)>, StoreError> {
+        // The bare columns of a max() query are those of the row that has the maximum (SQLite).
+        self.rows(
+            "read the latest readings",
+            "SELECT device_id, max(ts_ms), power FROM reading JOIN device USING (device_no)
+             WHERE ts_ms > (SELECT max(ts_ms) FROM reading) - 86400000
+             GROUP BY device_no ORDER BY device_id",
+            [],
+            |r| {
+                Ok((
+                    DeviceId::new(&r.get::<_, String>(0)?),
+                    TimestampMs(r.get(1)?),
+                    r.get(2)?,
+                ))
+            },
+        )
+    }
+
+    /// What the store holds.
+    pub fn totals(&self) -> Result<StoreTotals, StoreError> {
+        let act = "sum the store up";
+        let one = |q: &str| -> Result<Option<i64>, StoreError> {
+            self.conn
+                .query_row(q, [], |r| r.get(0))
+                .optional()
+                .map(Option::flatten)
+                .map_err(sql(act))
+        };
+        let size = |suffix: &str| {
+            std::fs::metadata(open::suffixed(&self.path, suffix))
+                .map(|m| m.len())
+                .unwrap_or(0)
+        };
+        Ok(StoreTotals {
+            devices: one("SELECT count(*) FROM device")?.unwrap_or(0),
+            newest: one("SELECT max(ts_ms) FROM reading")?.map(TimestampMs),
+            oldest: one("SELECT min(ts_ms) FROM reading")?.map(TimestampMs),
+            database_bytes: size(""),
+            wal_bytes: size("-wal"),
+            rejects: self.rows(
+                act,
+                "SELECT reason, count, last_ms FROM reject_count ORDER BY count DESC",
+                [],
+                |r| {
+                    Ok(RejectCount {
+                        reason: r.get(0)?,
+                        count: r.get(1)?,
+                        last: TimestampMs(r.get(2)?),
+                    })
+                },
+            )?,
+        })
+    }
+
+    /// The newest events, newest first.
+    pub fn events(&self, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.rows(
+            "list events",
+            "SELECT at_ms, kind, detail FROM event ORDER BY id DESC LIMIT ?1",
+            [limit as i64],
+            |r| {
+                Ok(EventRow {
+                    at: TimestampMs(r.get(0)?),
+                    kind: r.get(1)?,
+                    detail: r.get(2)?,
+                })
+            },
+        )
+    }
+
+    pub(super) fn rows<T>(
+        &self,
+        action: &'static str,
+        query: &str,
+        parameters: impl rusqlite::Params,
+        row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.conn
+            .prepare(query)
+            .and_then(|mut s| s.query_map(parameters, row)?.collect())
+            .map_err(sql(action))
+    }
+}
+
+fn values(row: &Row<'_>, first: usize) -> rusqlite::Result<Values> {
+    let mut values = Values::default();
+    for (i, field) in Field::ALL.into_iter().enumerate() {
+        values.set(field, row.get(first + i)?);
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_come_in_time_order_across_pages_without_those_of_doubtful_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("n.db");
+        let conn = open::writing(&db).unwrap();
+        conn.execute_batch(
+            "INSERT INTO device VALUES (1, 'a', 0), (2, 'b', 0);
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 24999)
+             INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
+             SELECT i / 2 * 1000, 1 + i % 2, 0, CASE i WHEN 10 THEN 2 ELSE 0 END, i <> 11, i FROM n;",
+        )
+        .unwrap();
+        let reader = Reader::open(&db).unwrap();
+        let mut seen = Vec::new();
+        let n = reader
+            .samples(TimestampMs(1000), TimestampMs(12_000_000), |s| {
+                seen.push((s.ts.0, s.device_no, s.values.get(Field::Power)));
+            })
+            .unwrap();
+        assert_eq!(n as usize, seen.len());
+        assert_eq!(seen.len(), 24_000 - 2 - 2);
+        assert!(seen.is_sorted_by_key(|s| (s.0, s.1)));
+        assert_eq!(seen[0], (1000, 1, Some(2.0)));
+        assert_eq!(reader.devices().unwrap().len(), 2);
+    }
+}

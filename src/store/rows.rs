@@ -1,0 +1,222 @@
+//! The rows other modules see: plain data, no SQL.
+
+use serde::{Deserialize, Serialize};
+
+use crate::reading::{DeviceId, TimestampMs, Values};
+
+/// One stored measurement as the learner reads it; `device_no` indexes the store's devices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// The store's number of the device.
+    pub device_no: i64,
+    /// When it was measured.
+    pub ts: TimestampMs,
+    /// What was measured.
+    pub values: Values,
+}
+
+/// A forecast to keep, so that it can be compared with what really happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ForecastRow {
+    /// Whose power.
+    #[serde(serialize_with = "device_name")]
+    pub device: DeviceId,
+    /// When it was made.
+    pub issued: TimestampMs,
+    /// For when.
+    pub target: TimestampMs,
+    /// Minutes between the two.
+    pub horizon_min: u32,
+    /// The forecast, W.
+    pub power_w: f64,
+    /// One in ten actual values should lie below this, W.
+    pub p10_w: Option<f64>,
+    /// One in ten actual values should lie above this, W.
+    pub p90_w: Option<f64>,
+    /// Smart persistence for the same moment, W; absent before there is a clear-day envelope.
+    pub smart_w: Option<f64>,
+    /// Naive persistence for the same moment, W.
+    pub naive_w: f64,
+    /// The model that made it; none where a baseline did.
+    pub model_version: Option<i64>,
+    /// What made it: `model`, `smart` or `naive`.
+    pub source: String,
+    /// What was measured, W, once it was.
+    pub actual_w: Option<f64>,
+}
+
+fn device_name<S: serde::Serializer>(device: &DeviceId, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(device.as_str())
+}
+
+/// How well the forecasts of a period did, over daylight rows (actual or forecast above zero).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LiveAccuracy {
+    /// Forecasts whose actual value arrived.
+    pub settled: i64,
+    /// Mean absolute error of what was published, W.
+    pub mae_w: f64,
+    /// The same of smart persistence on the same rows (naive where smart was not known), W.
+    pub smart_mae_w: f64,
+    /// The same of naive persistence, W.
+    pub naive_mae_w: f64,
+    /// Share of actual values inside P10 … P90, where there was such a band.
+    pub coverage: Option<f64>,
+}
+
+impl LiveAccuracy {
+    /// Skill of what was published against smart persistence: 1 - error / error.
+    pub fn skill(&self) -> Option<f64> {
+        (self.settled > 0 && self.smart_mae_w > 0.0).then(|| 1.0 - self.mae_w / self.smart_mae_w)
+    }
+}
+
+/// What happened and when, for people: session lost, store trouble, clock jumps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EventRow {
+    /// When.
+    pub at: TimestampMs,
+    /// A stable word, for example `session_lost`.
+    pub kind: String,
+    /// The sentence.
+    pub detail: String,
+}
+
+/// A run to open.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// `training`, later also others.
+    pub kind: &'static str,
+    /// `full` or `incremental`.
+    pub mode: String,
+    /// `schedule`, `catch_up` or `manual`.
+    pub trigger: &'static str,
+    /// The scheduled moment it stands for.
+    pub nominal: Option<TimestampMs>,
+    /// When it began.
+    pub started: TimestampMs,
+}
+
+/// How a run ended; every run ends as exactly one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunOutcome {
+    /// The candidate is live now.
+    Promoted,
+    /// The candidate was scored and the live model stayed.
+    Kept,
+    /// It could not be done.
+    Failed,
+    /// There was nothing to do, for a reason.
+    Skipped,
+}
+
+impl RunOutcome {
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunOutcome::Promoted => "promoted",
+            RunOutcome::Kept => "kept",
+            RunOutcome::Failed => "failed",
+            RunOutcome::Skipped => "skipped",
+        }
+    }
+
+    /// Reads the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Promoted, Self::Kept, Self::Failed, Self::Skipped]
+            .into_iter()
+            .find(|o| o.as_str() == word)
+    }
+}
+
+/// One line of the run log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunRow {
+    /// Its number.
+    pub run_id: i64,
+    /// What kind of run.
+    pub kind: String,
+    /// `full` or `incremental`.
+    pub mode: String,
+    /// What started it.
+    pub trigger: String,
+    /// The scheduled moment it stands for.
+    pub nominal: Option<TimestampMs>,
+    /// When it began.
+    pub started: TimestampMs,
+    /// When it ended; none while it runs.
+    pub ended: Option<TimestampMs>,
+    /// How it ended.
+    pub outcome: Option<RunOutcome>,
+    /// Why, in one sentence.
+    pub reason: Option<String>,
+    /// Everything measured, as JSON.
+    pub report: Option<serde_json::Value>,
+}
+
+/// A model to keep.
+#[derive(Clone, Debug)]
+pub struct NewModel {
+    /// The run that made it.
+    pub run_id: i64,
+    /// When.
+    pub created: TimestampMs,
+    /// The state it enters in (see `registry`).
+    pub state: &'static str,
+    /// Why it is in that state, in one sentence.
+    pub reason: String,
+    /// Scores, as JSON.
+    pub metrics: String,
+    /// The serialised model.
+    pub bytes: Vec<u8>,
+}
+
+/// A stored model without its bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelRow {
+    /// Its number; later is higher.
+    pub version: i64,
+    /// `candidate`, `live`, `retired` or `rejected`.
+    pub state: String,
+    /// When it was made.
+    pub created: TimestampMs,
+    /// When it last went live.
+    pub promoted: Option<TimestampMs>,
+    /// When it last stopped being live.
+    pub retired: Option<TimestampMs>,
+    /// Why it is in this state.
+    pub reason: String,
+    /// Scores.
+    pub metrics: serde_json::Value,
+    /// Size, bytes.
+    pub size: i64,
+}
+
+/// How often messages were refused for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RejectCount {
+    /// The reason's stable word.
+    pub reason: String,
+    /// How many, since the store was made.
+    pub count: i64,
+    /// The last of them.
+    pub last: TimestampMs,
+}
+
+/// What the store holds, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StoreTotals {
+    /// Devices ever seen.
+    pub devices: i64,
+    /// The newest reading's own time.
+    pub newest: Option<TimestampMs>,
+    /// The oldest reading's own time.
+    pub oldest: Option<TimestampMs>,
+    /// Size of the database file, bytes.
+    pub database_bytes: u64,
+    /// Size of the write-ahead log, bytes.
+    pub wal_bytes: u64,
+    /// Refused messages by reason.
+    pub rejects: Vec<RejectCount>,
+}
