@@ -5,6 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::reading::TimestampMs;
 
+/// No wall clock is right before this version was written; a board without a battery starts there.
+const WRITTEN: TimestampMs = TimestampMs(1_793_491_200_000);
+
+/// Whether a wall-clock time can be right at all.
+pub fn plausible(now: TimestampMs) -> bool {
+    now >= WRITTEN
+}
+
 /// Wall-clock time. Timeouts and back-off use monotonic time and never this.
 pub trait Clock: Send + Sync {
     /// The time now, UTC.
@@ -57,6 +65,7 @@ mod tests {
         assert_eq!(clock.now(), TimestampMs(5));
         clock.set(TimestampMs(3));
         assert_eq!(clock.now(), TimestampMs(3));
+        assert!(plausible(SystemClock.now()) && !plausible(TimestampMs(0)));
         assert!(SystemClock.now() > TimestampMs(1_700_000_000_000));
     }
 }

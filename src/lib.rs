@@ -5,6 +5,9 @@
 //! holds the reasons.
 
 pub mod clock;
+pub mod config;
+pub mod mqtt;
 pub mod reading;
+pub mod schedule;
 pub mod store;
 pub mod sun;

@@ -29,7 +29,9 @@ pub use rows::{
     EventRow, ForecastRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount, RunOutcome,
     RunRow, Sample, StoreTotals,
 };
-pub use writer::{AckToken, Append, Committed, Reject, Store, Writer, WriterGauges};
+pub use writer::{
+    AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store, Writer, WriterGauges,
+};
 
 use std::path::PathBuf;
 

@@ -12,9 +12,11 @@ use super::{StoreError, open, sql};
 use crate::reading::{DeviceId, Field, Reading, TimeSource, TimestampMs};
 
 /// Commands that may wait for the writer; beyond it the sender waits or holds back.
-pub(crate) const QUEUE: usize = 4096;
+const QUEUE: usize = 4096;
 /// Messages in one commit at most: keeps the last of them waiting a few milliseconds, not seconds.
-pub(crate) const BATCH: usize = 2048;
+const BATCH: usize = 2048;
+/// Messages that can be with the writer at once, queued or in a batch.
+pub const MAX_UNACKNOWLEDGED: usize = QUEUE + BATCH;
 const QUARANTINE_ENTRIES: i64 = 1000;
 const EVENT_ENTRIES: i64 = 1000;
 /// How long the writer waits before it tries a failed commit again.

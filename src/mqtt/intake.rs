@@ -1,0 +1,405 @@
+//! Receives telemetry and hands it to the store; a message is acknowledged only after its commit.
+//!
+//! The loop owns the connection and is the only place that polls it. It never waits for the writer:
+//! where the queue is full it holds back, that is, it drops what arrives unacknowledged and, once
+//! there is room, reconnects, whereupon the broker sends everything unacknowledged again.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
+use super::payload;
+use super::publish::Publisher;
+use crate::clock::{self, Clock};
+use crate::config::TopicRule;
+use crate::reading::{Reading, TimestampMs};
+use crate::store::{AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store};
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// Wrong credentials do not mend themselves, and brokers lock out those who hammer them.
+const BACKOFF_REFUSED: Duration = Duration::from_secs(300);
+/// Of a refused payload, kept to look at.
+const SAMPLE_BYTES: usize = 1024;
+const HELD_BACK_POLL: Duration = Duration::from_millis(100);
+
+/// Requests that may wait for the connection: room for an acknowledgement of every message that can
+/// be unacknowledged at once, and for a few subscriptions, so that acknowledging never waits.
+pub const REQUESTS: usize = MAX_UNACKNOWLEDGED + 256;
+
+/// What `status` shows of the intake.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct IntakeStatus {
+    /// Whether the broker has let us in and taken our subscriptions.
+    pub connected: bool,
+    /// Since when it is as it is.
+    pub since: Option<TimestampMs>,
+    /// Why the connection last broke.
+    pub last_error: Option<String>,
+    /// Connections made since start.
+    pub connections: u64,
+    /// How often the broker had forgotten our session (messages may be missing).
+    pub sessions_lost: u64,
+    /// Topic filters the broker refused.
+    pub refused_filters: usize,
+    /// Arrival of the newest message.
+    pub last_message: Option<TimestampMs>,
+}
+
+/// Shared between the loop, the acknowledger and `status`.
+#[derive(Default)]
+pub struct IntakeShared {
+    status: Mutex<IntakeStatus>,
+    /// Messages received since start.
+    pub received: AtomicU64,
+    /// Retained messages without a time of their own, which are never new readings.
+    pub retained_ignored: AtomicU64,
+    /// Set once intake must take nothing more.
+    stopping: AtomicBool,
+    wake: Notify,
+    epoch: Mutex<u64>,
+}
+
+impl IntakeShared {
+    /// A copy of what `status` shows.
+    pub fn status(&self) -> IntakeStatus {
+        self.lock().clone()
+    }
+
+    /// From now on messages are dropped unacknowledged; the broker keeps them for the next start.
+    pub fn stop_taking(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, IntakeStatus> {
+        self.status
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn epoch(&self) -> MutexGuard<'_, u64> {
+        self.epoch
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+}
+
+/// Acknowledges what the writer has committed, and passes the readings on.
+///
+/// An acknowledgement belongs to the connection its message came in on: packet ids start again when
+/// the broker has lost the session, and a stale one would confirm another message. The epoch is
+/// checked and the request queued under one lock, so none can slip between a break and its notice.
+pub struct Acknowledger {
+    shared: Arc<IntakeShared>,
+    sender: LinkSender,
+    stored: flume::Sender<Vec<Reading>>,
+    missed: Arc<AtomicBool>,
+}
+
+impl Acknowledger {
+    /// `stored` hears of committed readings; where it is full, `missed` is set instead.
+    pub fn new(
+        shared: Arc<IntakeShared>,
+        sender: LinkSender,
+        stored: flume::Sender<Vec<Reading>>,
+        missed: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            shared,
+            sender,
+            stored,
+            missed,
+        }
+    }
+}
+
+impl Committed for Acknowledger {
+    fn acknowledge(&mut self, tokens: &[AckToken]) {
+        let epoch = self.shared.epoch();
+        for token in tokens.iter().filter(|t| t.epoch == *epoch) {
+            if !self.sender.ack(token.packet_id) {
+                // Redelivery and the unique key make up for it; the queue is sized so that it cannot be.
+                tracing::error!("an acknowledgement found its queue full");
+            }
+        }
+    }
+
+    fn stored(&mut self, readings: Vec<Reading>) {
+        if self.stored.try_send(readings).is_err() {
+            self.missed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Everything the loop works with.
+pub struct Intake {
+    /// The connection's polled end.
+    pub link: LinkLoop,
+    /// Its sending end.
+    pub sender: LinkSender,
+    /// How messages are read.
+    pub rules: Vec<TopicRule>,
+    /// Where readings go.
+    pub store: Store,
+    /// Publishes `online` once the subscriptions stand.
+    pub publisher: Publisher,
+    /// Figures and signals shared with others.
+    pub shared: Arc<IntakeShared>,
+    /// Receive times.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the broker should know us: a new station has no session to lose.
+    pub expects_session: bool,
+}
+
+impl Intake {
+    /// Options for the connection: session kept, acknowledged by hand, `offline` as the Will.
+    pub fn options(mut options: LinkOptions, availability_topic: String) -> LinkOptions {
+        options.will = Some((availability_topic, "offline".into()));
+        options.requests = REQUESTS;
+        options.persistent = true;
+        options
+    }
+
+    /// Receives until our DISCONNECT is out (asked for through the sender after
+    /// [`IntakeShared::stop_taking`]), or, where there is no connection, until intake is to stop.
+    pub async fn run(mut self) {
+        let mut backoff = BACKOFF_FIRST;
+        let mut held_back = false;
+        loop {
+            let polled = if held_back {
+                tokio::time::timeout(HELD_BACK_POLL, self.link.poll())
+                    .await
+                    .ok()
+            } else {
+                Some(self.link.poll().await)
+            };
+            match polled {
+                Some(Ok(LinkEvent::Message(message))) => {
+                    if !held_back && !self.shared.stopping() {
+                        held_back = !self.take(message);
+                    }
+                }
+                Some(Ok(LinkEvent::Connected { session_present })) => {
+                    backoff = BACKOFF_FIRST;
+                    self.connected(session_present);
+                }
+                Some(Ok(LinkEvent::Subscribed { refused })) => self.subscribed(refused),
+                Some(Ok(LinkEvent::Disconnected)) => return,
+                Some(Ok(LinkEvent::Delivered | LinkEvent::Other)) | None => {}
+                Some(Err(error)) => {
+                    self.broken(&error);
+                    held_back = false;
+                    if self.wait(&error, &mut backoff).await {
+                        return;
+                    }
+                }
+            }
+            if held_back && self.store.room() > MAX_UNACKNOWLEDGED / 4 {
+                held_back = false;
+                self.next_epoch();
+                tracing::info!("the writer has room again; reconnecting for what was held back");
+            }
+        }
+    }
+
+    /// Parses and queues one message; false where the writer has no room for it.
+    fn take(&self, message: Message) -> bool {
+        self.shared.received.fetch_add(1, Ordering::Relaxed);
+        let received = self.clock.now();
+        self.shared.lock().last_message = Some(received);
+        let ack = AckToken {
+            epoch: *self.shared.epoch(),
+            packet_id: message.packet_id,
+        };
+        let mut append = Append {
+            readings: Vec::new(),
+            reject: None,
+            ack: Some(ack),
+        };
+        match payload::parse(
+            &self.rules,
+            &message.topic,
+            &message.payload,
+            message.retain,
+            received,
+            clock::plausible(received),
+        ) {
+            Ok(Some(reading)) => append.readings.push(reading),
+            Ok(None) => {
+                self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(reason) => {
+                let mut sample = message.payload;
+                sample.truncate(SAMPLE_BYTES);
+                append.reject = Some(Reject {
+                    at: received,
+                    topic: String::from_utf8_lossy(&message.topic).into_owned(),
+                    reason: reason.as_str(),
+                    sample,
+                });
+            }
+        }
+        let room = self.store.try_append(append).is_ok();
+        if !room {
+            tracing::warn!("the writer is behind; holding back unacknowledged");
+        }
+        room
+    }
+
+    fn connected(&mut self, session_present: bool) {
+        {
+            let mut status = self.shared.lock();
+            status.connections += 1;
+            status.since = Some(self.clock.now());
+        }
+        tracing::info!(session_present, "connected to the broker");
+        if !session_present && std::mem::replace(&mut self.expects_session, true) {
+            self.session_lost();
+        }
+        // Also with a session: rules may have changed since it was made.
+        self.sender
+            .subscribe(self.rules.iter().map(|r| r.filter.as_str()));
+    }
+
+    fn session_lost(&self) {
+        self.shared.lock().sessions_lost += 1;
+        let detail = "the broker had forgotten our session: messages it held for us are gone";
+        tracing::warn!("{detail}");
+        // The event waits in the writer's queue; the connection must not wait for it.
+        let (store, now) = (self.store.clone(), self.clock.now());
+        tokio::spawn(async move {
+            if let Err(error) = store.note_event(now, "session_lost", detail.into()).await {
+                tracing::warn!(%error, "the lost session was not noted");
+            }
+        });
+    }
+
+    fn subscribed(&self, refused: usize) {
+        if refused > 0 {
+            tracing::error!(
+                refused,
+                "the broker refused subscriptions; check its access rules"
+            );
+        }
+        let mut status = self.shared.lock();
+        status.refused_filters = refused;
+        status.connected = true;
+        status.last_error = None;
+        drop(status);
+        self.publisher.availability("online");
+    }
+
+    fn broken(&mut self, error: &LinkError) {
+        self.next_epoch();
+        let mut status = self.shared.lock();
+        if status.connected || status.last_error.is_none() {
+            tracing::warn!(%error, "no connection to the broker");
+            status.since = Some(self.clock.now());
+        }
+        status.connected = false;
+        status.last_error = Some(error.to_string());
+    }
+
+    /// Whatever is acknowledged from now on came in on the next connection; what is still waiting to
+    /// be sent for the last one is dropped.
+    fn next_epoch(&mut self) {
+        *self.shared.epoch() += 1;
+        self.link.drop_connection();
+    }
+
+    /// Waits before the next attempt; true where intake is to stop.
+    async fn wait(&self, error: &LinkError, backoff: &mut Duration) -> bool {
+        let base = match error {
+            LinkError::Refused(_) => BACKOFF_REFUSED,
+            LinkError::Setup { .. } | LinkError::Broken(_) => *backoff,
+        };
+        *backoff = (*backoff * 2).min(BACKOFF_MOST);
+        let wait = tokio::time::timeout(jittered(base), self.shared.wake.notified());
+        let _ = wait.await;
+        self.shared.stopping()
+    }
+}
+
+/// Between half of `base` and all of it, so that many stations do not return in step.
+pub(super) fn jittered(base: Duration) -> Duration {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    base.mul_f64(0.5 + 0.5 * (random as f64 / u64::MAX as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MqttConfig;
+
+    fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Vec<Reading>>) {
+        let options = LinkOptions::new(&MqttConfig::default(), "", None).unwrap();
+        let (sender, link) = Intake::options(options, "s".into()).open();
+        let (tx, rx) = flume::bounded(1);
+        let shared = Arc::new(IntakeShared::default());
+        (
+            Acknowledger::new(shared, sender, tx, Arc::default()),
+            link,
+            rx,
+        )
+    }
+
+    #[test]
+    fn every_message_that_can_be_unacknowledged_finds_room_for_its_acknowledgement() {
+        let (acknowledger, _link, _rx) = acknowledger();
+        for i in 0..REQUESTS {
+            assert!(acknowledger.sender.ack(1 + (i % 60_000) as u16), "{i}");
+        }
+        assert!(!acknowledger.sender.ack(1), "the queue is not bounded");
+    }
+
+    #[test]
+    fn an_acknowledgement_never_crosses_connections() {
+        let (mut acknowledger, mut link, _rx) = acknowledger();
+        let token = |epoch| AckToken {
+            epoch,
+            packet_id: 1,
+        };
+        *acknowledger.shared.epoch() = 2;
+        acknowledger.acknowledge(&vec![token(1); REQUESTS]);
+        acknowledger.acknowledge(&vec![token(2); REQUESTS]);
+        assert!(
+            !acknowledger.sender.ack(1),
+            "only the second epoch's have filled the queue"
+        );
+        link.drop_connection();
+        assert!(
+            acknowledger.sender.ack(1),
+            "unsent acknowledgements outlived their connection"
+        );
+    }
+
+    #[test]
+    fn readings_that_nobody_fetches_are_missed_and_not_waited_for() {
+        let (mut acknowledger, _link, rx) = acknowledger();
+        acknowledger.stored(vec![]);
+        assert!(!acknowledger.missed.load(Ordering::Relaxed));
+        acknowledger.stored(vec![]);
+        assert!(acknowledger.missed.load(Ordering::Relaxed));
+        assert_eq!(rx.len(), 1);
+    }
+
+    #[test]
+    fn jitter_stays_between_half_and_all() {
+        for _ in 0..1000 {
+            let d = jittered(Duration::from_secs(10));
+            assert!((5.0..=10.0).contains(&d.as_secs_f64()), "{d:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Forecasts and availability out, over a connection of their own, so that they never hold up an acknowledgement.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use super::intake::jittered;
+use super::link::{LinkEvent, LinkLoop, LinkOptions, LinkSender};
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MOST: Duration = Duration::from_secs(60);
+const FLUSH_POLL: Duration = Duration::from_millis(10);
+
+/// Publishes without waiting. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    sender: LinkSender,
+    prefix: Arc<str>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Publishes the broker has not confirmed yet.
+    outstanding: AtomicI64,
+    connected: AtomicBool,
+    stopping: AtomicBool,
+    wake: tokio::sync::Notify,
+}
+
+/// The polled end of the publisher's connection.
+pub struct PublishLoop {
+    link: LinkLoop,
+    shared: Arc<Shared>,
+}
+
+impl Publisher {
+    /// Both ends; everything goes below `prefix`.
+    pub fn new(options: &LinkOptions, prefix: &str) -> (Self, PublishLoop) {
+        let (sender, link) = options.open();
+        let shared = Arc::new(Shared::default());
+        let publisher = Self {
+            sender,
+            prefix: Arc::from(prefix),
+            shared: shared.clone(),
+        };
+        (publisher, PublishLoop { link, shared })
+    }
+
+    /// The topic that says `online` or `offline`.
+    pub fn availability_topic(prefix: &str) -> String {
+        format!("{prefix}/status")
+    }
+
+    /// Publishes `payload`, retained, on `<prefix>/<topic>`. A publish that finds the queue full,
+    /// after hours without a broker, is dropped: a newer one follows within a minute.
+    pub fn retained(&self, topic: &str, payload: String) {
+        let topic = format!("{}/{topic}", self.prefix);
+        if self.sender.publish_retained(&topic, payload) {
+            self.shared.outstanding.fetch_add(1, Ordering::SeqCst);
+        } else {
+            tracing::debug!(topic, "dropped: too many publishes wait for the broker");
+        }
+    }
+
+    /// Publishes `online` or `offline`, retained.
+    pub fn availability(&self, state: &'static str) {
+        self.retained("status", state.into());
+    }
+
+    /// Waits until the broker has everything (at once where there is no connection), then says goodbye.
+    pub async fn finish(&self) {
+        let shared = &self.shared;
+        while shared.connected.load(Ordering::SeqCst)
+            && shared.outstanding.load(Ordering::SeqCst) > 0
+        {
+            // The loop that counts down runs on this same thread.
+            tokio::time::sleep(FLUSH_POLL).await;
+        }
+        shared.stopping.store(true, Ordering::SeqCst);
+        shared.wake.notify_one();
+        self.sender.disconnect();
+    }
+}
+
+impl PublishLoop {
+    /// Keeps the connection and sends what was asked for, until [`Publisher::finish`].
+    pub async fn run(mut self) {
+        let mut backoff = BACKOFF_FIRST;
+        loop {
+            match self.link.poll().await {
+                Ok(LinkEvent::Connected { .. }) => {
+                    backoff = BACKOFF_FIRST;
+                    self.shared.connected.store(true, Ordering::SeqCst);
+                }
+                Ok(LinkEvent::Delivered) => {
+                    self.shared.outstanding.fetch_sub(1, Ordering::SeqCst);
+                }
+                Ok(LinkEvent::Disconnected) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "the publishing connection broke");
+                    if self.shared.connected.swap(false, Ordering::SeqCst) {
+                        // What was asked for is gone with the connection: the broker keeps no
+                        // session of ours, and rumqttc resends only into a session.
+                        self.shared.outstanding.store(0, Ordering::SeqCst);
+                    }
+                    let wait = jittered(backoff);
+                    backoff = (backoff * 2).min(BACKOFF_MOST);
+                    let _ = tokio::time::timeout(wait, self.shared.wake.notified()).await;
+                    if self.shared.stopping.load(Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
