@@ -6,8 +6,12 @@
 
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod mqtt;
 pub mod reading;
+pub mod registry;
 pub mod schedule;
+pub mod shutdown;
+pub mod status;
 pub mod store;
 pub mod sun;

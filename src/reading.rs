@@ -47,8 +47,21 @@ impl fmt::Display for TimestampMs {
 }
 
 /// The name of what publishes; cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct DeviceId(Arc<str>);
+
+impl From<String> for DeviceId {
+    fn from(name: String) -> Self {
+        Self(Arc::from(name))
+    }
+}
+
+impl From<DeviceId> for String {
+    fn from(device: DeviceId) -> Self {
+        device.as_str().to_owned()
+    }
+}
 
 impl DeviceId {
     /// Wraps a name that has already been checked by the caller.

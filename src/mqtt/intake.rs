@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
@@ -32,7 +32,7 @@ const HELD_BACK_POLL: Duration = Duration::from_millis(100);
 pub const REQUESTS: usize = MAX_UNACKNOWLEDGED + 256;
 
 /// What `status` shows of the intake.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct IntakeStatus {
     /// Whether the broker has let us in and taken our subscriptions.
     pub connected: bool,

@@ -86,25 +86,39 @@ fn retire_live(tx: &rusqlite::Transaction<'_>, at: TimestampMs) -> rusqlite::Res
 impl Reader {
     /// The newest models, newest first, without their bytes.
     pub fn models(&self, limit: usize) -> Result<Vec<ModelRow>, StoreError> {
-        self.rows(
-            "list models",
+        self.select_models("ORDER BY version DESC LIMIT ?1", limit as i64)
+    }
+
+    /// The live model without its bytes.
+    pub fn live_model_row(&self) -> Result<Option<ModelRow>, StoreError> {
+        Ok(self
+            .select_models("WHERE state = 'live' LIMIT ?1", 1)?
+            .pop())
+    }
+
+    /// One model without its bytes.
+    pub fn model(&self, version: i64) -> Result<Option<ModelRow>, StoreError> {
+        Ok(self.select_models("WHERE version = ?1", version)?.pop())
+    }
+
+    fn select_models(&self, clause: &str, value: i64) -> Result<Vec<ModelRow>, StoreError> {
+        let query = format!(
             "SELECT version, state, created_ms, promoted_ms, retired_ms, reason, metrics, length(bytes)
-             FROM model ORDER BY version DESC LIMIT ?1",
-            [limit as i64],
-            |r| {
-                let time = |i| r.get::<_, Option<i64>>(i).map(|t| t.map(TimestampMs));
-                Ok(ModelRow {
-                    version: r.get(0)?,
-                    state: r.get(1)?,
-                    created: TimestampMs(r.get(2)?),
-                    promoted: time(3)?,
-                    retired: time(4)?,
-                    reason: r.get(5)?,
-                    metrics: serde_json::from_str(&r.get::<_, String>(6)?).unwrap_or_default(),
-                    size: r.get(7)?,
-                })
-            },
-        )
+             FROM model {clause}"
+        );
+        self.rows("list models", &query, [value], |r| {
+            let time = |i| r.get::<_, Option<i64>>(i).map(|t| t.map(TimestampMs));
+            Ok(ModelRow {
+                version: r.get(0)?,
+                state: r.get(1)?,
+                created: TimestampMs(r.get(2)?),
+                promoted: time(3)?,
+                retired: time(4)?,
+                reason: r.get(5)?,
+                metrics: serde_json::from_str(&r.get::<_, String>(6)?).unwrap_or_default(),
+                size: r.get(7)?,
+            })
+        })
     }
 
     /// The live model's version and bytes.

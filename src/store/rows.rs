@@ -16,10 +16,9 @@ pub struct Sample {
 }
 
 /// A forecast to keep, so that it can be compared with what really happened.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ForecastRow {
     /// Whose power.
-    #[serde(serialize_with = "device_name")]
     pub device: DeviceId,
     /// When it was made.
     pub issued: TimestampMs,
@@ -45,10 +44,6 @@ pub struct ForecastRow {
     pub actual_w: Option<f64>,
 }
 
-fn device_name<S: serde::Serializer>(device: &DeviceId, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(device.as_str())
-}
-
 /// How well the forecasts of a period did, over daylight rows (actual or forecast above zero).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LiveAccuracy {
@@ -72,7 +67,7 @@ impl LiveAccuracy {
 }
 
 /// What happened and when, for people: session lost, store trouble, clock jumps.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventRow {
     /// When.
     pub at: TimestampMs,
@@ -131,7 +126,7 @@ impl RunOutcome {
 }
 
 /// One line of the run log.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRow {
     /// Its number.
     pub run_id: i64,
@@ -173,7 +168,7 @@ pub struct NewModel {
 }
 
 /// A stored model without its bytes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelRow {
     /// Its number; later is higher.
     pub version: i64,
@@ -194,7 +189,7 @@ pub struct ModelRow {
 }
 
 /// How often messages were refused for one reason.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RejectCount {
     /// The reason's stable word.
     pub reason: String,
@@ -205,7 +200,7 @@ pub struct RejectCount {
 }
 
 /// What the store holds, for `status`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoreTotals {
     /// Devices ever seen.
     pub devices: i64,

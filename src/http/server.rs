@@ -1,0 +1,93 @@
+//! The routes:
+//!
+//! | method | path                  | meaning                                            |
+//! |--------|-----------------------|----------------------------------------------------|
+//! | GET    | `/api/status`         | everything `nightwatt status` shows                |
+//! | POST   | `/api/ml/retrain`     | train now; 202, queued once where a run is going on |
+//!
+//! Errors are problem details (RFC 9457).
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::UnixListener;
+
+use crate::status::Status;
+
+/// What the routes need from the daemon.
+pub trait Station: Send + Sync + 'static {
+    /// What is going on; reads the database, so it may take milliseconds.
+    fn status(&self) -> Result<Status, String>;
+    /// Asks for a training run; false where one is queued already.
+    fn retrain(&self) -> bool;
+}
+
+/// Binds the socket, replacing one that a crash left behind; group and owner may connect.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it is not a socket",
+            ));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Answers until the returned future is dropped.
+pub async fn serve(listener: UnixListener, station: Arc<dyn Station>) -> io::Result<()> {
+    let router = Router::new()
+        .route("/api/status", get(status))
+        .route("/api/ml/retrain", post(retrain))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path") })
+        .with_state(station);
+    axum::serve(listener, router).await
+}
+
+async fn status(State(station): State<Arc<dyn Station>>) -> Response {
+    match tokio::task::spawn_blocking(move || station.status()).await {
+        Ok(Ok(status)) => Json(status).into_response(),
+        Ok(Err(detail)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &detail),
+        Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the status could not be put together",
+        ),
+    }
+}
+
+async fn retrain(State(station): State<Arc<dyn Station>>) -> Response {
+    let queued = station.retrain();
+    (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let body = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut response = (status, body.to_string()).into_response();
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/problem+json"),
+    );
+    response
+}
