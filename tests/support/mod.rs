@@ -1,0 +1,222 @@
+//! What the tests share: a broker of their own, the daemon as a process, and waiting with a deadline.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+
+pub const NIGHTWATT: &str = env!("CARGO_BIN_EXE_nightwatt");
+
+/// Polls `condition` until it gives a value; fails with `what` after the deadline.
+pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {seconds} s for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A port nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A mosquitto of our own on loopback.
+pub struct Broker {
+    pub port: u16,
+    child: Child,
+    conf: PathBuf,
+}
+
+impl Broker {
+    pub fn start(dir: &Path, extra: &str) -> Self {
+        let port = free_port();
+        let conf = dir.join(format!("mosquitto-{port}.conf"));
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nlog_type error\n{extra}\n"
+        );
+        std::fs::write(&conf, text).unwrap();
+        let child = Self::spawn(&conf);
+        let broker = Self { port, child, conf };
+        broker.wait_until_listening();
+        broker
+    }
+
+    fn spawn(conf: &Path) -> Child {
+        Command::new("mosquitto")
+            .arg("-c")
+            .arg(conf)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mosquitto must be installed: scripts/test does that")
+    }
+
+    fn wait_until_listening(&self) {
+        wait_for("mosquitto to listen", 10, || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+    }
+
+    pub fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.child = Self::spawn(&self.conf);
+        self.wait_until_listening();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have been killed by the test already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A station: a folder with a configuration, a store and a socket, and the daemon while it runs.
+pub struct Station {
+    pub dir: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Station {
+    /// A station with this `[mqtt] url` and further configuration lines.
+    pub fn new(url: &str, extra: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[mqtt]\nurl = \"{url}\"\n[store]\npath = \"n.db\"\n[http]\nsocket = \"n.sock\"\n{extra}\n"
+        );
+        std::fs::write(dir.path().join("n.toml"), text).unwrap();
+        Self { dir, child: None }
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.dir.path().join("n.db")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// `nightwatt <words> -c <our configuration>`, not yet run.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(NIGHTWATT);
+        command.args(words).arg("-c").arg(self.dir.path().join("n.toml"));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Starts the daemon; it is up once its socket answers.
+    pub fn start(&mut self) {
+        self.start_unready();
+        wait_for("the daemon's socket", 20, || {
+            assert!(self.exited().is_none(), "the daemon ended:\n{}", self.log());
+            std::os::unix::net::UnixStream::connect(self.dir.path().join("n.sock")).ok()
+        });
+    }
+
+    pub fn start_unready(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        let mut command = self.command(&["run"]);
+        command.stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the daemon was started").id()
+    }
+
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("the daemon was started").try_wait().unwrap()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// SIGTERM, and how long the end took.
+    pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        self.signal("-TERM");
+        let status = wait_for("the daemon to end", 20, || self.exited());
+        self.child = None;
+        (status, began.elapsed())
+    }
+
+    pub fn kill_9(&mut self) {
+        let mut child = self.child.take().expect("the daemon was started");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let out = self.run(&["status", "--json"]);
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| {
+            panic!("{e}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+        })
+    }
+
+    /// One value from the database.
+    pub fn query<T: rusqlite::types::FromSql>(&self, sql: &str) -> T {
+        self.reader().query_row(sql, [], |r| r.get(0)).unwrap()
+    }
+
+    pub fn reader(&self) -> Connection {
+        let conn = Connection::open_with_flags(self.db(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        conn.busy_timeout(Duration::from_secs(5)).unwrap();
+        conn
+    }
+
+    pub fn rows(&self) -> i64 {
+        self.query("SELECT count(*) FROM reading")
+    }
+
+    pub fn wait_connected(&self) {
+        wait_for("the broker connection", 20, || {
+            self.status()["daemon"]["intake"]["connected"].as_bool().filter(|c| *c)
+        });
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A file of real data, or nothing with a loud word: the data is not ours to hand on.
+pub fn data(name: &str) -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let folder = std::env::var_os("NIGHTWATT_DATA").map_or(own, PathBuf::from);
+    let path = folder.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("SKIPPED: {name} is not in {} (set NIGHTWATT_DATA)", folder.display());
+    None
+}
