@@ -1,3 +1,9 @@
 //! Parses the command line, dispatches, and turns the result into an exit code; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    nightwatt::cli::main(nightwatt::cli::Cli::parse()).into()
+}

@@ -193,6 +193,13 @@ pub struct Reading {
     pub values: Values,
 }
 
+impl Reading {
+    /// False where the time is known to be wrong: kept, but nothing to learn or forecast from.
+    pub fn can_be_learnt_from(&self) -> bool {
+        self.clock_trusted && self.time_source != TimeSource::Implausible
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

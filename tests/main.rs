@@ -1,1 +1,7 @@
-//! One crate of integration tests, driving the real binary.
+//! One crate of integration tests, driving the real binary against real components.
+
+mod commands;
+mod faults;
+mod intake;
+mod service;
+mod support;

@@ -7,6 +7,7 @@ use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport, v5};
 
 use super::tls;
 use crate::config::{MqttConfig, Protocol};
+use crate::errors::chain;
 
 /// Largest packet we let a broker send us: MQTT 5 brokers keep larger ones to themselves.
 const MAX_PACKET_BYTES: u32 = 256 * 1024;
@@ -424,20 +425,6 @@ fn error_v311(error: rumqttc::ConnectionError) -> LinkError {
         ) => LinkError::Refused(error.to_string()),
         _ => LinkError::Broken(chain(&error)),
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        let next = c.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = c.source();
-    }
-    text
 }
 
 #[cfg(test)]

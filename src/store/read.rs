@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{EventRow, RejectCount, Sample, StoreError, StoreTotals, open, sql};
-use crate::reading::{DeviceId, Field, TimestampMs, Values};
+use crate::reading::{DeviceId, Field, TimeSource, TimestampMs, Values};
 
 /// Rows fetched under one read transaction: a longer one would keep the WAL from being folded in.
 const PAGE: usize = 20_000;
@@ -35,51 +35,53 @@ impl Reader {
         )
     }
 
-    /// Feeds `each` every reading of all devices with `from <= ts < to`, in time order, a page at a time.
+    /// Every reading of all devices with `from <= ts < to`, in order of time and device, fetched a page
+    /// at a time.
     ///
     /// Rows whose time is known to be wrong are left out: nothing can be learnt from them.
-    pub fn samples(
-        &self,
-        from: TimestampMs,
-        to: TimestampMs,
-        mut each: impl FnMut(Sample),
-    ) -> Result<u64, StoreError> {
-        let act = "read readings";
-        let mut statement = self
-            .conn
-            .prepare(
-                "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
-                        humidity, fan_on, time_source, clock_trusted
-                 FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
-                 ORDER BY ts_ms, device_no LIMIT ?4",
-            )
-            .map_err(sql(act))?;
-        let mut after = (from.0, i64::MIN);
-        let mut total = 0;
-        loop {
-            let mut rows = statement
-                .query(params![after.0, after.1, to.0, PAGE as i64])
-                .map_err(sql(act))?;
-            let mut n = 0;
-            while let Some(row) = rows.next().map_err(sql(act))? {
-                n += 1;
-                after = (row.get(0).map_err(sql(act))?, row.get(1).map_err(sql(act))?);
-                let trusted: bool = row.get(11).map_err(sql(act))?;
-                let implausible: i64 = row.get(10).map_err(sql(act))?;
-                if !trusted || implausible == crate::reading::TimeSource::Implausible as i64 {
-                    continue;
-                }
-                total += 1;
-                each(Sample {
-                    device_no: after.1,
-                    ts: TimestampMs(after.0),
-                    values: values(row, 2).map_err(sql(act))?,
-                });
-            }
-            if n < PAGE {
-                return Ok(total);
-            }
+    pub fn samples(&self, from: TimestampMs, to: TimestampMs) -> Samples<'_> {
+        Samples {
+            reader: self,
+            after: (from.0, i64::MIN),
+            to,
+            page: Vec::new().into_iter(),
+            last_page: false,
         }
+    }
+
+    /// The page after `(ts_ms, device_no)`, and whether it was the last; the key of its last row.
+    fn page(&self, after: (i64, i64), to: TimestampMs) -> Result<Page, StoreError> {
+        let rows = self.rows(
+            "read readings",
+            "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
+                    humidity, fan_on, clock_trusted AND time_source <> ?5
+             FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
+             ORDER BY ts_ms, device_no LIMIT ?4",
+            params![
+                after.0,
+                after.1,
+                to.0,
+                PAGE as i64,
+                TimeSource::Implausible as i64
+            ],
+            |row| {
+                let sample = Sample {
+                    ts: TimestampMs(row.get(0)?),
+                    device_no: row.get(1)?,
+                    values: values(row, 2)?,
+                };
+                Ok((sample, row.get::<_, bool>(10)?))
+            },
+        )?;
+        Ok(Page {
+            end: rows.last().map_or(after, |(s, _)| (s.ts.0, s.device_no)),
+            last: rows.len() < PAGE,
+            samples: rows
+                .into_iter()
+                .filter(|(_, sound)| *sound)
+                .map(|(s, _)| s)
+                .collect(),
+        })
     }
 
     /// The newest reading of each device: name, time, power.
@@ -167,6 +169,47 @@ impl Reader {
     }
 }
 
+struct Page {
+    samples: Vec<Sample>,
+    end: (i64, i64),
+    last: bool,
+}
+
+/// Readings in order; see [`Reader::samples`].
+pub struct Samples<'a> {
+    reader: &'a Reader,
+    after: (i64, i64),
+    to: TimestampMs,
+    page: std::vec::IntoIter<Sample>,
+    last_page: bool,
+}
+
+impl Iterator for Samples<'_> {
+    type Item = Result<Sample, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(sample) = self.page.next() {
+                return Some(Ok(sample));
+            }
+            if self.last_page {
+                return None;
+            }
+            match self.reader.page(self.after, self.to) {
+                Ok(page) => {
+                    self.after = page.end;
+                    self.last_page = page.last;
+                    self.page = page.samples.into_iter();
+                }
+                Err(error) => {
+                    self.last_page = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
 fn values(row: &Row<'_>, first: usize) -> rusqlite::Result<Values> {
     let mut values = Values::default();
     for (i, field) in Field::ALL.into_iter().enumerate() {
@@ -192,13 +235,13 @@ mod tests {
         )
         .unwrap();
         let reader = Reader::open(&db).unwrap();
-        let mut seen = Vec::new();
-        let n = reader
-            .samples(TimestampMs(1000), TimestampMs(12_000_000), |s| {
-                seen.push((s.ts.0, s.device_no, s.values.get(Field::Power)));
+        let seen: Vec<_> = reader
+            .samples(TimestampMs(1000), TimestampMs(12_000_000))
+            .map(|s| {
+                s.map(|s| (s.ts.0, s.device_no, s.values.get(Field::Power)))
+                    .unwrap()
             })
-            .unwrap();
-        assert_eq!(n as usize, seen.len());
+            .collect();
         assert_eq!(seen.len(), 24_000 - 2 - 2);
         assert!(seen.is_sorted_by_key(|s| (s.0, s.1)));
         assert_eq!(seen[0], (1000, 1, Some(2.0)));

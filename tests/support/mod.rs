@@ -93,11 +93,11 @@ pub struct Station {
 }
 
 impl Station {
-    /// A station with this `[mqtt] url` and further configuration lines.
+    /// A station with this `[mqtt] url`; further lines go on in `[mqtt]` or begin other sections.
     pub fn new(url: &str, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "[mqtt]\nurl = \"{url}\"\n[store]\npath = \"n.db\"\n[http]\nsocket = \"n.sock\"\n{extra}\n"
+            "[store]\npath = \"n.db\"\n[http]\nsocket = \"n.sock\"\n[mqtt]\nurl = \"{url}\"\n{extra}\n"
         );
         std::fs::write(dir.path().join("n.toml"), text).unwrap();
         Self { dir, child: None }

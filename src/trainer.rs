@@ -1,0 +1,310 @@
+//! One training run from its row in the run log to its outcome: a child process learns, the gate has decided, the writer registers.
+//!
+//! The child is this same binary (`nightwatt trainer`): it reads the job from standard input and the
+//! database read-only, and answers on standard output with one line of JSON and the model's bytes.
+//! It lowers its own priority and dies with its parent.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use crate::clock::Clock;
+use crate::config::{Config, PromoteMetric};
+use crate::models::Model;
+use crate::night::{self, Decision, NightParams, NightReport};
+use crate::reading::TimestampMs;
+use crate::registry::{Move, State};
+use crate::schedule::Due;
+use crate::store::{NewModel, NewRun, Reader, RunOutcome, Store, StoreError};
+
+const DAY_MS: i64 = 86_400_000;
+/// A child that answers more than this is not ours.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+const NICE: i32 = 15;
+
+/// Why a run takes place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// The schedule.
+    Scheduled(Due),
+    /// Somebody asked.
+    Manual,
+}
+
+/// What a run works with.
+#[derive(Clone)]
+pub struct Station {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The writer.
+    pub store: Store,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// This program, for the child.
+    pub program: PathBuf,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunEnd {
+    /// Its number.
+    pub run_id: i64,
+    /// Its outcome.
+    pub outcome: RunOutcome,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// The version that is live now, where the outcome is `promoted`.
+    pub promoted: Option<i64>,
+    /// Everything measured.
+    pub report: Option<NightReport>,
+}
+
+/// Why a child gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// The process could not be started or talked to.
+    #[error("cannot {action} the trainer {}", program.display())]
+    Process {
+        /// What was attempted.
+        action: &'static str,
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended without a result.
+    #[error("the trainer ended with {status}: {said}")]
+    Ended {
+        /// Exit status or signal.
+        status: String,
+        /// The last it said.
+        said: String,
+    },
+    /// Its answer is not one.
+    #[error("the trainer's answer cannot be read: {0}")]
+    Answer(String),
+    /// The station is stopping.
+    #[error("the station was stopped during the run")]
+    Cancelled,
+    /// The store, in the child.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The night itself, in the child.
+    #[error(transparent)]
+    Night(#[from] night::NightError),
+}
+
+/// What the child is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Job {
+    db: PathBuf,
+    from: TimestampMs,
+    to: TimestampMs,
+    params: NightParams,
+}
+
+/// The answer's first line.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    report: NightReport,
+    model_bytes: usize,
+}
+
+/// Runs one night and logs it; the error is that of the log itself. `cancel` ends the child.
+pub async fn train(
+    station: &Station,
+    trigger: Trigger,
+    cancel: impl Future<Output = ()>,
+) -> Result<RunEnd, StoreError> {
+    let store = &station.store;
+    let started = station.clock.now();
+    let (word, nominal) = match trigger {
+        Trigger::Manual => ("manual", None),
+        Trigger::Scheduled(due) if due.catch_up => ("catch_up", Some(due.nominal)),
+        Trigger::Scheduled(due) => ("schedule", Some(due.nominal)),
+    };
+    let run = NewRun { kind: "training", mode: "full".into(), trigger: word, nominal, started };
+    let run_id = store.start_run(run).await?;
+    let job = job(&station.config, started);
+    let end = match in_child(&station.program, &job, cancel).await {
+        Ok((report, model)) => conclude(store, run_id, started, report, model).await?,
+        Err(error) => RunEnd {
+            run_id,
+            outcome: RunOutcome::Failed,
+            reason: crate::errors::chain(&error),
+            promoted: None,
+            report: None,
+        },
+    };
+    let report = end.report.as_ref().and_then(|r| serde_json::to_value(r).ok());
+    let ended = station.clock.now();
+    store.end_run(run_id, ended, end.outcome, end.reason.clone(), report).await?;
+    Ok(end)
+}
+
+fn job(config: &Config, now: TimestampMs) -> Job {
+    let training = &config.training;
+    Job {
+        db: config.store.path.clone(),
+        from: now.plus_ms(-i64::from(training.lookback_days) * DAY_MS),
+        to: now,
+        params: night_params(config),
+    }
+}
+
+/// The night's parameters, as the configuration has them.
+pub fn night_params(config: &Config) -> NightParams {
+    let training = &config.training;
+    NightParams {
+        horizon_min: training.horizon_min,
+        site: config.site.site(),
+        holdback_days: training.holdback_days,
+        min_train_days: training.min_days,
+        metric: match training.promote.metric {
+            PromoteMetric::Mae => night::Metric::Mae,
+            PromoteMetric::Rmse => night::Metric::Rmse,
+        },
+        min_improvement_percent: training.promote.min_improvement_percent,
+        ..NightParams::default()
+    }
+}
+
+/// Registers what the night decided: the candidate enters as live or as rejected, with the reason.
+async fn conclude(
+    store: &Store,
+    run_id: i64,
+    created: TimestampMs,
+    report: NightReport,
+    model: Option<Vec<u8>>,
+) -> Result<RunEnd, StoreError> {
+    let (outcome, step) = match report.decision {
+        Decision::Promote => (RunOutcome::Promoted, Some(Move::Promote)),
+        Decision::Keep => (RunOutcome::Kept, Some(Move::Reject)),
+        Decision::Skip => (RunOutcome::Skipped, None),
+    };
+    let state = step.and_then(|s| State::Candidate.after(s));
+    let mut promoted = None;
+    if let (Some(state), Some(bytes)) = (state, model) {
+        let version = store
+            .add_model(NewModel {
+                run_id,
+                created,
+                state: state.as_str(),
+                reason: report.reason.clone(),
+                metrics: serde_json::to_string(&report).unwrap_or_default(),
+                bytes,
+            })
+            .await?;
+        promoted = (state == State::Live).then_some(version);
+    }
+    Ok(RunEnd { run_id, outcome, reason: report.reason.clone(), promoted, report: Some(report) })
+}
+
+async fn in_child(
+    program: &Path,
+    job: &Job,
+    cancel: impl Future<Output = ()>,
+) -> Result<(NightReport, Option<Vec<u8>>), TrainerError> {
+    let failed = |action| {
+        let program = program.to_owned();
+        move |source| TrainerError::Process { action, program, source }
+    };
+    let mut child = Command::new(program)
+        .arg("trainer")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed("start"))?;
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+        unreachable!("all three were asked for");
+    };
+    let exchange = async {
+        let text = serde_json::to_vec(job).map_err(|e| TrainerError::Answer(e.to_string()))?;
+        stdin.write_all(&text).await.map_err(failed("hand the job to"))?;
+        drop(stdin);
+        let (mut answer, mut said) = (Vec::new(), Vec::new());
+        let mut stdout = stdout.take(MAX_ANSWER_BYTES);
+        let mut stderr = stderr.take(MAX_ANSWER_BYTES);
+        let (a, b) =
+            tokio::join!(stdout.read_to_end(&mut answer), stderr.read_to_end(&mut said));
+        a.and(b).map_err(failed("listen to"))?;
+        let status = child.wait().await.map_err(failed("wait for"))?;
+        if status.success() {
+            return read_answer(&answer);
+        }
+        let said = String::from_utf8_lossy(&said);
+        let said = said.trim().lines().last().unwrap_or("nothing was said").to_owned();
+        Err(TrainerError::Ended { status: status.to_string(), said })
+    };
+    tokio::select! {
+        () = cancel => Err(TrainerError::Cancelled),
+        result = exchange => result,
+    }
+}
+
+fn read_answer(answer: &[u8]) -> Result<(NightReport, Option<Vec<u8>>), TrainerError> {
+    let wrong = |why: &str| TrainerError::Answer(why.to_owned());
+    let end = answer.iter().position(|b| *b == b'\n').ok_or_else(|| wrong("it has no first line"))?;
+    let head: Answer =
+        serde_json::from_slice(&answer[..end]).map_err(|e| wrong(&e.to_string()))?;
+    let model = &answer[end + 1..];
+    if model.len() != head.model_bytes {
+        return Err(wrong("the model is not as long as announced"));
+    }
+    Ok((head.report, (!model.is_empty()).then(|| model.to_vec())))
+}
+
+/// The child: reads the job from `input`, runs the night, writes the answer to `output`.
+pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), TrainerError> {
+    lower_priority();
+    let io = |e: std::io::Error| TrainerError::Answer(e.to_string());
+    let mut text = Vec::new();
+    input.read_to_end(&mut text).map_err(io)?;
+    let job: Job =
+        serde_json::from_slice(&text).map_err(|e| TrainerError::Answer(e.to_string()))?;
+    let (report, model) = learn(&job)?;
+    let head = Answer { report, model_bytes: model.as_ref().map_or(0, Vec::len) };
+    serde_json::to_writer(&mut output, &head).map_err(|e| TrainerError::Answer(e.to_string()))?;
+    output.write_all(b"\n").map_err(io)?;
+    output.write_all(&model.unwrap_or_default()).map_err(io)?;
+    output.flush().map_err(io)
+}
+
+fn learn(job: &Job) -> Result<(NightReport, Option<Vec<u8>>), TrainerError> {
+    let reader = Reader::open(&job.db)?;
+    // A damaged live model is no reason not to train its successor.
+    let live = reader.live_model()?.and_then(|(_, bytes)| Model::from_bytes(&bytes).ok());
+    let mut failure = None;
+    let rows = reader.samples(job.from, job.to).map_while(|sample| match sample {
+        Ok(s) => Some((s.device_no, s.ts, s.values)),
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    });
+    let result = night::run(rows, live.as_ref(), &job.params, &AtomicBool::new(false))?;
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(result),
+    }
+}
+
+/// The intake comes first: run when nothing else wants to, and not longer than the parent.
+fn lower_priority() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "the priority stays as it is");
+    }
+    let kill = Some(rustix::process::Signal::KILL);
+    if let Err(error) = rustix::process::set_parent_process_death_signal(kill) {
+        tracing::debug!(%error, "an orphaned trainer will finish by itself");
+    }
+}
