@@ -1,1 +1,2 @@
 //! One crate of integration tests, driving the real binary.
+mod backtest;
