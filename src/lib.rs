@@ -4,10 +4,19 @@
 //! Decisions are pure functions; time, disk and network are arguments. `docs/architecture.md`
 //! holds the reasons.
 
+pub mod backtest;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
+pub mod errors;
+pub mod features;
+pub mod forecast;
+pub mod grid;
 pub mod http;
+pub mod models;
 pub mod mqtt;
+pub mod night;
 pub mod reading;
 pub mod registry;
 pub mod schedule;
@@ -15,3 +24,8 @@ pub mod shutdown;
 pub mod status;
 pub mod store;
 pub mod sun;
+pub mod tidy;
+pub mod trainer;
+
+#[cfg(test)]
+mod testing;

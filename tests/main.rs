@@ -1,5 +1,6 @@
 //! One crate of integration tests, driving the real binary against real components.
 
+mod backtest;
 mod commands;
 mod faults;
 mod intake;

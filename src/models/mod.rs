@@ -1,0 +1,345 @@
+//! Models: a feature row in, watts out, and the same bytes for the same data.
+//!
+//! A family is a variant of [`Model`] and a [`Learner`] that makes it; a new one adds a file, a
+//! variant and a place in [`product`]. Knows no SQL, no tokio and no files.
+
+pub mod baseline;
+mod codec;
+pub mod interval;
+mod learner;
+pub mod ridge;
+pub mod score;
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+pub use learner::{LearnError, Learner, RidgeLearner, Team, product, product_ridge};
+
+use crate::features::{Facts, MAX_PER_CAPACITY, Plan, Row};
+use crate::reading::TimestampMs;
+use codec::{Decoder, Encoder};
+use interval::Interval;
+use ridge::Ridge;
+
+const MAGIC: [u8; 8] = *b"nwmodel\0";
+const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = MAGIC.len() + 4 + 8 + 32;
+/// The largest artefact that is read, bytes.
+const MAX_BYTES: usize = 64 << 20;
+const MAX_FEATURES: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
+const MAX_PARTS: usize = 64;
+
+/// Why bytes are not a model.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CodecError {
+    /// They do not start as a model does.
+    #[error("reading a model: not a nightwatt model")]
+    Magic,
+    /// A later nightwatt wrote them.
+    #[error("reading a model: format {0} is not known here (this is format {FORMAT})")]
+    Format(u32),
+    /// There are fewer or more bytes than were written, or beyond the limit.
+    #[error("reading a model: {got} bytes after the header instead of {want}")]
+    Length {
+        /// What the header says.
+        want: u64,
+        /// What is there.
+        got: u64,
+    },
+    /// The content is not what was written.
+    #[error("reading a model: its checksum does not match")]
+    Checksum,
+    /// The content passes its checksum but makes no sense.
+    #[error("reading a model: {0}")]
+    Malformed(&'static str),
+}
+
+/// A forecaster of one family.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Model {
+    /// Persistence of power.
+    Naive,
+    /// Persistence of the clear-sky index.
+    Smart,
+    /// Ridge on capacity-scaled power.
+    Ridge(Ridge),
+    /// The plain mean of others.
+    Blend(Vec<Model>),
+}
+
+impl Model {
+    /// The forecast for a row, W: 0 in the dark, never negative, and where a family was learned
+    /// never above [`MAX_PER_CAPACITY`]. A device of unknown capacity gets smart persistence.
+    pub fn predict(&self, row: Row<'_>) -> f32 {
+        if row.facts.dark { 0.0 } else { self.lit(row) }
+    }
+
+    fn lit(&self, row: Row<'_>) -> f32 {
+        let facts = &row.facts;
+        match self {
+            Model::Naive => facts.naive_w.max(0.0),
+            Model::Smart => facts.smart_w.max(0.0),
+            Model::Ridge(ridge) => learned(facts, || ridge.value(row.x) as f32),
+            Model::Blend(parts) => {
+                let sum: f32 = parts.iter().map(|part| part.lit(row)).sum();
+                sum / parts.len() as f32
+            }
+        }
+    }
+
+    /// Whether rows of `width` features can be asked of it.
+    fn takes(&self, width: usize) -> bool {
+        match self {
+            Model::Naive | Model::Smart => true,
+            Model::Ridge(ridge) => ridge.width() == width,
+            Model::Blend(parts) => parts.iter().all(|part| part.takes(width)),
+        }
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        match self {
+            Model::Naive => out.u8(0),
+            Model::Smart => out.u8(1),
+            Model::Ridge(ridge) => {
+                out.u8(2);
+                ridge.encode(out);
+            }
+            Model::Blend(parts) => {
+                out.u8(3);
+                out.len(parts.len());
+                parts.iter().for_each(|part| part.encode(out));
+            }
+        }
+    }
+
+    /// `nested`: inside a blend, where no second one may be, so that depth is bounded.
+    fn decode(from: &mut Decoder<'_>, nested: bool) -> Result<Self, CodecError> {
+        Ok(match from.u8()? {
+            0 => Model::Naive,
+            1 => Model::Smart,
+            2 => Model::Ridge(Ridge::decode(from)?),
+            3 if !nested => match from.len(MAX_PARTS, 1)? {
+                0 => return Err(CodecError::Malformed("a blend of nothing")),
+                n => Model::Blend(
+                    (0..n)
+                        .map(|_| Self::decode(from, true))
+                        .collect::<Result<_, _>>()?,
+                ),
+            },
+            _ => return Err(CodecError::Malformed("a family is not known")),
+        })
+    }
+}
+
+/// A learned value per capacity as watts within sane bounds.
+fn learned(facts: &Facts, value: impl FnOnce() -> f32) -> f32 {
+    if facts.capacity_w > 0.0 {
+        value().clamp(0.0, MAX_PER_CAPACITY) * facts.capacity_w
+    } else {
+        facts.smart_w.max(0.0)
+    }
+}
+
+/// What is stored and served: a model, its interval, and the rows they may be asked about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    /// Names of the features, in the order of the row.
+    pub features: Vec<String>,
+    /// Minutes ahead.
+    pub horizon_min: u32,
+    /// Minutes between slots.
+    pub step_min: u32,
+    /// No target later than this was learned from.
+    pub trained_until: TimestampMs,
+    /// The forecaster.
+    pub model: Model,
+    /// p10 and p90, where enough rows were held back to know them.
+    pub interval: Option<Interval>,
+}
+
+impl Artifact {
+    /// Whether rows made by `plan` are those the model was made for.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        self.horizon_min == plan.horizon_min()
+            && self.step_min == plan.step_min()
+            && plan.names().eq(self.features.iter().map(String::as_str))
+    }
+
+    /// The bytes: magic, format, length and SHA-256 of the content, content.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut content = Encoder::default();
+        content.u32(self.horizon_min);
+        content.u32(self.step_min);
+        content.i64(self.trained_until.0);
+        content.len(self.features.len());
+        self.features.iter().for_each(|name| content.str(name));
+        self.model.encode(&mut content);
+        content.u8(u8::from(self.interval.is_some()));
+        if let Some(interval) = &self.interval {
+            interval.encode(&mut content);
+        }
+        let content = content.0;
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
+        bytes.extend(MAGIC);
+        bytes.extend(FORMAT.to_le_bytes());
+        bytes.extend((content.len() as u64).to_le_bytes());
+        bytes.extend(Sha256::digest(&content));
+        bytes.extend(content);
+        bytes
+    }
+
+    /// Reads what [`Artifact::to_bytes`] wrote. Length and checksum come first; nothing larger
+    /// than the bytes themselves is allocated.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
+        let rest = bytes.strip_prefix(&MAGIC).ok_or(CodecError::Magic)?;
+        let (format, rest) = rest.split_first_chunk().ok_or(CodecError::Magic)?;
+        match u32::from_le_bytes(*format) {
+            FORMAT => {}
+            other => return Err(CodecError::Format(other)),
+        }
+        let (want, rest) = rest.split_first_chunk().ok_or(CodecError::Magic)?;
+        let (sum, content) = rest.split_first_chunk::<32>().ok_or(CodecError::Magic)?;
+        let (want, got) = (u64::from_le_bytes(*want), content.len() as u64);
+        if want != got || content.len() > MAX_BYTES {
+            return Err(CodecError::Length { want, got });
+        }
+        if Sha256::digest(content).as_slice() != sum {
+            return Err(CodecError::Checksum);
+        }
+        let mut from = Decoder(content);
+        let (horizon_min, step_min) = (from.u32()?, from.u32()?);
+        let trained_until = TimestampMs(from.i64()?);
+        let n = from.len(MAX_FEATURES, 4)?;
+        let features = (0..n)
+            .map(|_| from.str(MAX_NAME_BYTES))
+            .collect::<Result<Vec<_>, _>>()?;
+        let model = Model::decode(&mut from, false)?;
+        let interval = match from.u8()? {
+            0 => None,
+            _ => Some(Interval::decode(&mut from)?),
+        };
+        if !from.0.is_empty() {
+            return Err(CodecError::Malformed("something follows the model"));
+        }
+        if !model.takes(features.len()) {
+            return Err(CodecError::Malformed(
+                "the model does not take these features",
+            ));
+        }
+        Ok(Self {
+            features,
+            horizon_min,
+            step_min,
+            trained_until,
+            model,
+            interval,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use linfa::DatasetBase;
+    use linfa::traits::Fit;
+    use ndarray::{Array1, Array2};
+
+    use super::*;
+
+    fn artifact() -> Artifact {
+        let x = Array2::from_shape_fn((50, 2), |(i, j)| ((i * (j + 3)) % 11) as f32);
+        let y: Array1<f32> = x.column(0).mapv(|v| v / 20.0);
+        let ridge = ridge::RidgeParams::new(1.0)
+            .fit(&DatasetBase::new(x, y))
+            .unwrap();
+        let mut residuals = interval::Residuals::default();
+        for i in 0..300 {
+            let row = Row {
+                x: &[],
+                facts: facts(),
+            };
+            let truth = crate::features::Truth {
+                y_w: i as f32,
+                daylight: true,
+            };
+            residuals.add(row, truth, 150.0);
+        }
+        Artifact {
+            features: vec!["a".into(), "b".into()],
+            horizon_min: 15,
+            step_min: 5,
+            trained_until: TimestampMs(1_600_000_000_000),
+            model: Model::Blend(vec![Model::Ridge(ridge), Model::Smart]),
+            interval: residuals.interval(),
+        }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            ts: TimestampMs(0),
+            device: 0,
+            missing: 0,
+            naive_w: 10.0,
+            smart_w: 20.0,
+            capacity_w: 100.0,
+            kcs: Some(0.5),
+            has_envelope: true,
+            dark: false,
+        }
+    }
+
+    #[test]
+    fn an_artifact_survives_its_bytes() {
+        let a = artifact();
+        assert!(a.interval.is_some());
+        assert_eq!(Artifact::from_bytes(&a.to_bytes()), Ok(a.clone()));
+        assert_eq!(a.to_bytes(), artifact().to_bytes());
+    }
+
+    #[test]
+    fn every_damaged_byte_and_every_cut_is_a_typed_error() {
+        let bytes = artifact().to_bytes();
+        for i in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[i] ^= 0x10;
+            assert!(Artifact::from_bytes(&bad).is_err(), "byte {i}");
+            assert!(Artifact::from_bytes(&bytes[..i]).is_err(), "cut at {i}");
+        }
+        let mut later = bytes.clone();
+        later[8] = 9;
+        assert_eq!(Artifact::from_bytes(&later), Err(CodecError::Format(9)));
+        assert_eq!(Artifact::from_bytes(b"nonsense"), Err(CodecError::Magic));
+    }
+
+    #[test]
+    fn a_forged_length_is_refused_before_anything_is_allocated() {
+        let mut out = Encoder::default();
+        out.u32(u32::MAX);
+        assert!(Decoder(&out.0).f64s(usize::MAX).is_err());
+        assert!(Decoder(&out.0).str(MAX_NAME_BYTES).is_err());
+    }
+
+    #[test]
+    fn forecasts_stay_within_bounds() {
+        let a = artifact();
+        let mut row = Row {
+            x: &[1e9, 0.0],
+            facts: facts(),
+        };
+        // The ridge is cut at 1.5 times 100 W, the blend averages it with smart's 20 W.
+        assert_eq!(a.model.predict(row), (150.0 + 20.0) / 2.0);
+        row.facts.smart_w = -5.0;
+        row.x = &[-1e9, 0.0];
+        assert_eq!(a.model.predict(row), 0.0);
+        row.facts.dark = true;
+        assert_eq!(Model::Naive.predict(row), 0.0);
+        row.facts.dark = false;
+        row.facts.capacity_w = 0.0;
+        row.facts.smart_w = 7.0;
+        assert_eq!(
+            a.model.predict(row),
+            7.0,
+            "unknown capacity: smart persistence"
+        );
+    }
+}
