@@ -5,5 +5,10 @@
 //! holds the reasons.
 
 pub mod clock;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod mqtt;
 pub mod reading;
+pub mod replay;
+pub mod simulate;
 pub mod sun;
