@@ -2,10 +2,17 @@
 //!
 //! [`payload`] is pure. [`intake`] receives and never acknowledges before the commit. [`publish`]
 //! sends over a second connection, so that what goes out can never hold up an acknowledgement.
-//! [`link`] hides which MQTT version is spoken.
+//! [`link`] hides which MQTT version is spoken. [`feed`] and [`play`] are the other side: they
+//! publish readings for `simulate`, `replay` and `demo`, encoded by [`flat`].
 
+pub mod broker_url;
+pub mod feed;
+pub mod flat;
 pub mod intake;
 pub mod link;
+#[cfg(test)]
+mod mosquitto;
 pub mod payload;
+pub mod play;
 pub mod publish;
 mod tls;

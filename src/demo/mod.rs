@@ -1,0 +1,3 @@
+//! What `nightwatt demo` needs beyond the daemon.
+
+pub mod broker;
