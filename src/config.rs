@@ -9,6 +9,8 @@ use chrono_tz::Tz;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::mqtt::broker_url::BrokerUrl;
+use crate::night::Promote;
 use crate::reading::Field;
 use crate::schedule::Schedule;
 use crate::sun::Site;
@@ -99,7 +101,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttConfig {
-    /// `mqtt://host[:1883]` or `mqtts://host[:8883]`.
+    /// `mqtt://[user@]host[:1883]` or `mqtts://[user@]host[:8883]`.
     pub url: String,
     /// Protocol version.
     pub protocol: Protocol,
@@ -227,7 +229,7 @@ pub struct TrainingConfig {
     /// Minutes ahead to forecast.
     pub horizon_min: u32,
     /// When a candidate may go live.
-    pub promote: PromoteConfig,
+    pub promote: Promote,
 }
 
 impl Default for TrainingConfig {
@@ -239,30 +241,9 @@ impl Default for TrainingConfig {
             min_days: 7,
             holdback_days: 3,
             horizon_min: 15,
-            promote: PromoteConfig::default(),
+            promote: Promote::default(),
         }
     }
-}
-
-/// Which error decides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PromoteMetric {
-    /// Mean absolute error.
-    #[default]
-    Mae,
-    /// Root mean squared error.
-    Rmse,
-}
-
-/// `training.promote`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PromoteConfig {
-    /// The deciding error.
-    pub metric: PromoteMetric,
-    /// Gain over the live model to ask for; negative tolerates that much loss.
-    pub min_improvement_percent: f64,
 }
 
 /// `[http]`
@@ -380,10 +361,10 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
         })
     };
     let mqtt = &config.mqtt;
-    if crate::mqtt::link::Address::parse(&mqtt.url).is_none() {
+    if let Err(error) = mqtt.url.parse::<BrokerUrl>() {
         return refuse(
             "mqtt.url",
-            "accepted: mqtt://host[:port] or mqtts://host[:port], port 1 … 65535",
+            &format!("{error}; accepted: mqtt://[user@]host[:port] or mqtts://…"),
         );
     }
     if mqtt.client_id.is_empty() || mqtt.client_id.len() > 128 {
@@ -581,7 +562,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.mqtt.url, "mqtt://broker:1884");
         assert_eq!(config.mqtt.keep_alive_s, 20);
-        assert_eq!(config.training.promote.metric, PromoteMetric::Rmse);
+        assert_eq!(config.training.promote.metric, crate::night::Metric::Rmse);
         let said = refused("", &[("NIGHTWATT_MQTT__URRL", "x")]);
         assert!(said.contains("urrl"), "{said}");
     }

@@ -25,7 +25,10 @@ mod tests {
 
     #[test]
     fn causes_follow_and_are_not_repeated() {
-        let error = Layer("a", Some(Box::new(Layer("b", Some(Box::new(Layer("b", None)))))));
+        let error = Layer(
+            "a",
+            Some(Box::new(Layer("b", Some(Box::new(Layer("b", None)))))),
+        );
         assert_eq!(chain(&error), "a: b");
     }
 }

@@ -26,6 +26,17 @@ pub enum Source {
     Naive,
 }
 
+impl Source {
+    /// The word that is stored and published.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Model => "model",
+            Source::Smart => "smart",
+            Source::Naive => "naive",
+        }
+    }
+}
+
 /// The power expected of one device at one time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forecast {
@@ -88,6 +99,11 @@ impl Forecaster {
             self.live = live;
         }
         fits
+    }
+
+    /// How its rows are made.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The version of the model that is served.

@@ -74,7 +74,7 @@ pub enum Mode {
 }
 
 /// The settings of a night.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NightParams {
     /// Minutes ahead.
     pub horizon_min: u32,

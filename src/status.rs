@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::tables::clip;
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
 use crate::store::{
@@ -255,7 +256,7 @@ pub fn judge(s: &Status) -> Verdict {
 pub fn render(s: &Status) -> String {
     let mut out = String::new();
     let mut line = |label: &str, text: String| {
-        let _ = writeln!(out, "{label:<10} {}", shorten(&text, 69));
+        let _ = writeln!(out, "{label:<10} {}", clip(&text, 69));
     };
     let mark = match s.verdict.level {
         Level::Ok => "OK",
@@ -387,13 +388,6 @@ fn night_line(s: &Status) -> String {
         Some(next) => format!("next in {}; last {last}", span(next.0 - s.now.0)),
         None => last,
     }
-}
-
-fn shorten(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    text.chars().take(columns - 1).chain(['…']).collect()
 }
 
 fn ago(now: TimestampMs, then: TimestampMs) -> String {

@@ -1,7 +1,7 @@
 //! One training run from its row in the run log to its outcome: a child process learns, the gate has decided, the writer registers.
 //!
 //! The child is this same binary (`nightwatt trainer`): it reads the job from standard input and the
-//! database read-only, and answers on standard output with one line of JSON and the model's bytes.
+//! database read-only, and answers on standard output with the night's report, the model in it.
 //! It lowers its own priority and dies with its parent.
 
 use std::io::{Read, Write};
@@ -15,9 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::clock::Clock;
-use crate::config::{Config, PromoteMetric};
-use crate::models::Model;
-use crate::night::{self, Decision, NightParams, NightReport};
+use crate::config::Config;
+use crate::features::FeatureSet;
+use crate::models::Artifact;
+use crate::night::{self, Decision, Mode, NightParams, NightReport};
 use crate::reading::TimestampMs;
 use crate::registry::{Move, State};
 use crate::schedule::Due;
@@ -27,6 +28,8 @@ const DAY_MS: i64 = 86_400_000;
 /// A child that answers more than this is not ours.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 const NICE: i32 = 15;
+/// The same data gives the same model.
+const SEED: u64 = 1;
 
 /// Why a run takes place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +109,7 @@ struct Job {
     db: PathBuf,
     from: TimestampMs,
     to: TimestampMs,
-    params: NightParams,
-}
-
-/// The answer's first line.
-#[derive(Serialize, Deserialize)]
-struct Answer {
-    report: NightReport,
-    model_bytes: usize,
+    night: NightParams,
 }
 
 /// Runs one night and logs it; the error is that of the log itself. `cancel` ends the child.
@@ -129,11 +125,17 @@ pub async fn train(
         Trigger::Scheduled(due) if due.catch_up => ("catch_up", Some(due.nominal)),
         Trigger::Scheduled(due) => ("schedule", Some(due.nominal)),
     };
-    let run = NewRun { kind: "training", mode: "full".into(), trigger: word, nominal, started };
+    let run = NewRun {
+        kind: "training",
+        mode: "full".into(),
+        trigger: word,
+        nominal,
+        started,
+    };
     let run_id = store.start_run(run).await?;
     let job = job(&station.config, started);
     let end = match in_child(&station.program, &job, cancel).await {
-        Ok((report, model)) => conclude(store, run_id, started, report, model).await?,
+        Ok(report) => conclude(store, run_id, started, report).await?,
         Err(error) => RunEnd {
             run_id,
             outcome: RunOutcome::Failed,
@@ -142,9 +144,14 @@ pub async fn train(
             report: None,
         },
     };
-    let report = end.report.as_ref().and_then(|r| serde_json::to_value(r).ok());
+    let report = end
+        .report
+        .as_ref()
+        .and_then(|r| serde_json::to_value(r).ok());
     let ended = station.clock.now();
-    store.end_run(run_id, ended, end.outcome, end.reason.clone(), report).await?;
+    store
+        .end_run(run_id, ended, end.outcome, end.reason.clone(), report)
+        .await?;
     Ok(end)
 }
 
@@ -154,7 +161,7 @@ fn job(config: &Config, now: TimestampMs) -> Job {
         db: config.store.path.clone(),
         from: now.plus_ms(-i64::from(training.lookback_days) * DAY_MS),
         to: now,
-        params: night_params(config),
+        night: night_params(config),
     }
 }
 
@@ -163,15 +170,15 @@ pub fn night_params(config: &Config) -> NightParams {
     let training = &config.training;
     NightParams {
         horizon_min: training.horizon_min,
+        step_min: None,
         site: config.site.site(),
+        zone: Some(config.site.zone()),
+        features: FeatureSet::Core,
         holdback_days: training.holdback_days,
         min_train_days: training.min_days,
-        metric: match training.promote.metric {
-            PromoteMetric::Mae => night::Metric::Mae,
-            PromoteMetric::Rmse => night::Metric::Rmse,
-        },
-        min_improvement_percent: training.promote.min_improvement_percent,
-        ..NightParams::default()
+        promote: training.promote,
+        mode: Mode::Full,
+        seed: SEED,
     }
 }
 
@@ -180,9 +187,9 @@ async fn conclude(
     store: &Store,
     run_id: i64,
     created: TimestampMs,
-    report: NightReport,
-    model: Option<Vec<u8>>,
+    mut report: NightReport,
 ) -> Result<RunEnd, StoreError> {
+    let model = report.model.take();
     let (outcome, step) = match report.decision {
         Decision::Promote => (RunOutcome::Promoted, Some(Move::Promote)),
         Decision::Keep => (RunOutcome::Kept, Some(Move::Reject)),
@@ -203,17 +210,27 @@ async fn conclude(
             .await?;
         promoted = (state == State::Live).then_some(version);
     }
-    Ok(RunEnd { run_id, outcome, reason: report.reason.clone(), promoted, report: Some(report) })
+    Ok(RunEnd {
+        run_id,
+        outcome,
+        reason: report.reason.clone(),
+        promoted,
+        report: Some(report),
+    })
 }
 
 async fn in_child(
     program: &Path,
     job: &Job,
     cancel: impl Future<Output = ()>,
-) -> Result<(NightReport, Option<Vec<u8>>), TrainerError> {
+) -> Result<NightReport, TrainerError> {
     let failed = |action| {
         let program = program.to_owned();
-        move |source| TrainerError::Process { action, program, source }
+        move |source| TrainerError::Process {
+            action,
+            program,
+            source,
+        }
     };
     let mut child = Command::new(program)
         .arg("trainer")
@@ -229,38 +246,40 @@ async fn in_child(
     };
     let exchange = async {
         let text = serde_json::to_vec(job).map_err(|e| TrainerError::Answer(e.to_string()))?;
-        stdin.write_all(&text).await.map_err(failed("hand the job to"))?;
+        stdin
+            .write_all(&text)
+            .await
+            .map_err(failed("hand the job to"))?;
         drop(stdin);
         let (mut answer, mut said) = (Vec::new(), Vec::new());
         let mut stdout = stdout.take(MAX_ANSWER_BYTES);
         let mut stderr = stderr.take(MAX_ANSWER_BYTES);
-        let (a, b) =
-            tokio::join!(stdout.read_to_end(&mut answer), stderr.read_to_end(&mut said));
+        let (a, b) = tokio::join!(
+            stdout.read_to_end(&mut answer),
+            stderr.read_to_end(&mut said)
+        );
         a.and(b).map_err(failed("listen to"))?;
         let status = child.wait().await.map_err(failed("wait for"))?;
         if status.success() {
-            return read_answer(&answer);
+            return serde_json::from_slice(&answer)
+                .map_err(|e| TrainerError::Answer(e.to_string()));
         }
         let said = String::from_utf8_lossy(&said);
-        let said = said.trim().lines().last().unwrap_or("nothing was said").to_owned();
-        Err(TrainerError::Ended { status: status.to_string(), said })
+        let said = said
+            .trim()
+            .lines()
+            .last()
+            .unwrap_or("nothing was said")
+            .to_owned();
+        Err(TrainerError::Ended {
+            status: status.to_string(),
+            said,
+        })
     };
     tokio::select! {
         () = cancel => Err(TrainerError::Cancelled),
         result = exchange => result,
     }
-}
-
-fn read_answer(answer: &[u8]) -> Result<(NightReport, Option<Vec<u8>>), TrainerError> {
-    let wrong = |why: &str| TrainerError::Answer(why.to_owned());
-    let end = answer.iter().position(|b| *b == b'\n').ok_or_else(|| wrong("it has no first line"))?;
-    let head: Answer =
-        serde_json::from_slice(&answer[..end]).map_err(|e| wrong(&e.to_string()))?;
-    let model = &answer[end + 1..];
-    if model.len() != head.model_bytes {
-        return Err(wrong("the model is not as long as announced"));
-    }
-    Ok((head.report, (!model.is_empty()).then(|| model.to_vec())))
 }
 
 /// The child: reads the job from `input`, runs the night, writes the answer to `output`.
@@ -271,31 +290,24 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), Trainer
     input.read_to_end(&mut text).map_err(io)?;
     let job: Job =
         serde_json::from_slice(&text).map_err(|e| TrainerError::Answer(e.to_string()))?;
-    let (report, model) = learn(&job)?;
-    let head = Answer { report, model_bytes: model.as_ref().map_or(0, Vec::len) };
-    serde_json::to_writer(&mut output, &head).map_err(|e| TrainerError::Answer(e.to_string()))?;
-    output.write_all(b"\n").map_err(io)?;
-    output.write_all(&model.unwrap_or_default()).map_err(io)?;
+    let report = learn(&job)?;
+    serde_json::to_writer(&mut output, &report).map_err(|e| TrainerError::Answer(e.to_string()))?;
     output.flush().map_err(io)
 }
 
-fn learn(job: &Job) -> Result<(NightReport, Option<Vec<u8>>), TrainerError> {
+fn learn(job: &Job) -> Result<NightReport, TrainerError> {
     let reader = Reader::open(&job.db)?;
     // A damaged live model is no reason not to train its successor.
-    let live = reader.live_model()?.and_then(|(_, bytes)| Model::from_bytes(&bytes).ok());
-    let mut failure = None;
-    let rows = reader.samples(job.from, job.to).map_while(|sample| match sample {
-        Ok(s) => Some((s.device_no, s.ts, s.values)),
-        Err(error) => {
-            failure = Some(error);
-            None
-        }
-    });
-    let result = night::run(rows, live.as_ref(), &job.params, &AtomicBool::new(false))?;
-    match failure {
-        Some(error) => Err(error.into()),
-        None => Ok(result),
-    }
+    let live = reader
+        .live_model()?
+        .and_then(|(_, bytes)| Artifact::from_bytes(&bytes).ok());
+    let rows = reader.named_samples(job.from, job.to)?;
+    Ok(night::run(
+        rows,
+        live.as_ref(),
+        &job.night,
+        &AtomicBool::new(false),
+    )?)
 }
 
 /// The intake comes first: run when nothing else wants to, and not longer than the parent.

@@ -17,7 +17,10 @@ fn wrong_usage_and_wrong_configuration_end_with_2() {
     let out = station.run(&["check-config"]);
     assert_eq!(out.status.code(), Some(2));
     let said = String::from_utf8(out.stderr).unwrap();
-    assert!(said.contains("horizon") && said.contains("horizon_min"), "{said}");
+    assert!(
+        said.contains("horizon") && said.contains("horizon_min"),
+        "{said}"
+    );
     let (code, _, said) = nightwatt(&["run", "-c", "/nowhere.toml"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("/nowhere.toml"), "{said}");
@@ -28,12 +31,18 @@ fn check_config_accepts_the_reference_and_the_embedded_defaults() {
     let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/config/nightwatt.toml");
     let (code, out, _) = nightwatt(&["check-config", "-c", reference]);
     assert_eq!(code, Some(0));
-    assert!(out.contains("configuration is valid") && out.contains("0 2 * * *"), "{out}");
+    assert!(
+        out.contains("configuration is valid") && out.contains("0 2 * * *"),
+        "{out}"
+    );
     assert_eq!(nightwatt(&["check-config"]).0, Some(0));
 }
 
 #[test]
 fn the_version_is_the_packages() {
     let (code, out, _) = nightwatt(&["--version"]);
-    assert_eq!((code, out.trim()), (Some(0), concat!("nightwatt ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(
+        (code, out.trim()),
+        (Some(0), concat!("nightwatt ", env!("CARGO_PKG_VERSION")))
+    );
 }

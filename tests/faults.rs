@@ -28,8 +28,13 @@ fn kill_9_in_mid_stream_loses_and_doubles_nothing() {
             station.start();
         }
     });
-    wait_for("every message", 60, || (station.rows() >= MESSAGES).then_some(()));
-    assert_eq!(station.query::<i64>("SELECT count(DISTINCT power) FROM telemetry"), MESSAGES);
+    wait_for("every message", 60, || {
+        (station.rows() >= MESSAGES).then_some(())
+    });
+    assert_eq!(
+        station.query::<i64>("SELECT count(DISTINCT power) FROM telemetry"),
+        MESSAGES
+    );
     assert_eq!(station.rows(), MESSAGES);
     assert_eq!(station.query::<String>("PRAGMA integrity_check"), "ok");
 }

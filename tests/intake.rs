@@ -8,7 +8,17 @@ use crate::support::{Broker, NIGHTWATT, Station, data, wait_for};
 pub fn publish(broker: &Broker, topic: &str, retain: bool, payloads: &[&str]) {
     use std::io::Write;
     let mut command = Command::new("mosquitto_pub");
-    command.args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-q", "1", "-t", topic, "-l"]);
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &broker.port.to_string(),
+        "-q",
+        "1",
+        "-t",
+        topic,
+        "-l",
+    ]);
     if retain {
         command.arg("-r");
     }
@@ -28,7 +38,9 @@ pub fn now_plus_s(seconds: i64) -> String {
 /// `count` readings, one a second backwards from now, each with its number as its power.
 pub fn numbered(count: i64) -> Vec<String> {
     let now = chrono::Utc::now();
-    (0..count).map(|i| format!("{{\"ts\":\"{}\",\"power\":{i}}}", stamp(now, -i))).collect()
+    (0..count)
+        .map(|i| format!("{{\"ts\":\"{}\",\"power\":{i}}}", stamp(now, -i)))
+        .collect()
 }
 
 fn stamp(from: chrono::DateTime<chrono::Utc>, seconds: i64) -> String {
@@ -48,9 +60,16 @@ fn both_protocol_versions_store_and_keep_what_comes_while_away() {
         publish(&broker, "solar/t1/telemetry", false, &[&at(1), &at(2)]);
         wait_for("two rows", 10, || (station.rows() == 2).then_some(()));
         station.stop();
-        publish(&broker, "solar/t1/telemetry", false, &[&at(3), &at(4), &at(4)]);
+        publish(
+            &broker,
+            "solar/t1/telemetry",
+            false,
+            &[&at(3), &at(4), &at(4)],
+        );
         station.start();
-        wait_for("what was published while away", 10, || (station.rows() == 4).then_some(()));
+        wait_for("what was published while away", 10, || {
+            (station.rows() == 4).then_some(())
+        });
         let status = station.status();
         assert_eq!(status["daemon"]["intake"]["sessions_lost"], 0, "{protocol}");
         wait_for("the repeat", 10, || {
@@ -71,7 +90,14 @@ fn malformed_payloads_are_counted_kept_and_do_not_stop_the_next() {
         &broker,
         "solar/t1/telemetry",
         false,
-        &["{\"power\":", "[1,2]", "{\"power\":\"lots\"}", "{\"watts\":1}", "{\"ts\":\"x\",\"power\":1}", &good],
+        &[
+            "{\"power\":",
+            "[1,2]",
+            "{\"power\":\"lots\"}",
+            "{\"watts\":1}",
+            "{\"ts\":\"x\",\"power\":1}",
+            &good,
+        ],
     );
     wait_for("the good row", 10, || (station.rows() == 1).then_some(()));
     let status = station.status();
@@ -82,17 +108,36 @@ fn malformed_payloads_are_counted_kept_and_do_not_stop_the_next() {
         .iter()
         .map(|r| r["reason"].as_str().unwrap().to_owned())
         .collect();
-    for reason in ["not_json", "not_an_object", "bad_value", "no_values", "bad_time"] {
-        assert!(reasons.iter().any(|r| r == reason), "{reasons:?} lacks {reason}");
+    for reason in [
+        "not_json",
+        "not_an_object",
+        "bad_value",
+        "no_values",
+        "bad_time",
+    ] {
+        assert!(
+            reasons.iter().any(|r| r == reason),
+            "{reasons:?} lacks {reason}"
+        );
     }
-    assert_eq!(station.query::<i64>("SELECT count(*) FROM quarantine WHERE topic = 'solar/t1/telemetry'"), 5);
+    assert_eq!(
+        station.query::<i64>("SELECT count(*) FROM quarantine WHERE topic = 'solar/t1/telemetry'"),
+        5
+    );
     // Acknowledged: a restart brings none of them back.
     station.stop();
     station.start();
     station.wait_connected();
-    publish(&broker, "solar/t1/telemetry", false, &[&good.replace(":5}", ":6,\"lux\":7}")]);
+    publish(
+        &broker,
+        "solar/t1/telemetry",
+        false,
+        &[&good.replace(":5}", ":6,\"lux\":7}")],
+    );
     wait_for("the filled-in field", 10, || {
-        station.query::<Option<f64>>("SELECT lux FROM telemetry").filter(|l| *l == 7.0)
+        station
+            .query::<Option<f64>>("SELECT lux FROM telemetry")
+            .filter(|l| *l == 7.0)
     });
     assert_eq!(station.status()["daemon"]["rejects"], 0);
 }
@@ -105,10 +150,21 @@ fn a_message_too_large_for_us_does_not_stop_the_next() {
     station.start();
     station.wait_connected();
     let large = format!("{{\"power\":1,\"x\":\"{}\"}}", "x".repeat(300_000));
-    let twenty_kb = format!("{{\"ts\":\"{}\",\"power\":1,\"x\":\"{}\"}}", now_plus_s(1), "x".repeat(20_000));
+    let twenty_kb = format!(
+        "{{\"ts\":\"{}\",\"power\":1,\"x\":\"{}\"}}",
+        now_plus_s(1),
+        "x".repeat(20_000)
+    );
     let good = format!("{{\"ts\":\"{}\",\"power\":5}}", now_plus_s(2));
-    publish(&broker, "solar/t1/telemetry", false, &[&large, &twenty_kb, &good]);
-    wait_for("the two good rows", 10, || (station.rows() == 2).then_some(()));
+    publish(
+        &broker,
+        "solar/t1/telemetry",
+        false,
+        &[&large, &twenty_kb, &good],
+    );
+    wait_for("the two good rows", 10, || {
+        (station.rows() == 2).then_some(())
+    });
     assert_eq!(station.status()["daemon"]["intake"]["connections"], 1);
 }
 
@@ -122,33 +178,53 @@ fn a_retained_value_is_never_a_new_reading() {
     station.wait_connected();
     publish(&broker, "solar/new/telemetry", false, &["{\"power\":2}"]);
     wait_for("the live value", 10, || (station.rows() == 1).then_some(()));
-    assert_eq!(station.query::<String>("SELECT device_id FROM telemetry"), "new");
+    assert_eq!(
+        station.query::<String>("SELECT device_id FROM telemetry"),
+        "new"
+    );
 }
 
 /// The whole path: UPM days through mosquitto into the daemon; every stored row equals the file's.
 #[test]
 fn every_replayed_row_is_stored_as_it_stands_in_the_file() {
-    let Some(file) = data("upm_madrid_5min.csv.gz") else { return };
+    let Some(file) = data("upm_madrid_5min.csv.gz") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
     let mut station = Station::new(&broker.url(), "");
     station.start();
     station.wait_connected();
     let out = Command::new(NIGHTWATT)
-        .args(["replay", "--broker", &broker.url(), "--days", "3", "--shift-to-now"])
+        .args([
+            "replay",
+            "--broker",
+            &broker.url(),
+            "--days",
+            "3",
+            "--shift-to-now",
+        ])
         .arg(&file)
         .output()
         .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let rows: Vec<_> = nightwatt::tidy::TidyReader::open(&file)
         .unwrap()
         .map(Result::unwrap)
         .collect();
     let first = rows[0].1;
-    let days: Vec<_> =
-        rows.into_iter().take_while(|r| r.1.0 < first.0 + 3 * 86_400_000).collect();
+    let days: Vec<_> = rows
+        .into_iter()
+        .take_while(|r| r.1.0 < first.0 + 3 * 86_400_000)
+        .collect();
     assert!(days.len() > 3000, "{} rows", days.len());
-    wait_for("every row", 60, || (station.rows() == days.len() as i64).then_some(()));
+    wait_for("every row", 60, || {
+        (station.rows() == days.len() as i64).then_some(())
+    });
     let shift: i64 = station.query::<i64>("SELECT min(ts_ms) FROM telemetry") - first.0;
     let conn = station.reader();
     let mut select = conn
@@ -159,10 +235,14 @@ fn every_replayed_row_is_stored_as_it_stands_in_the_file() {
         .unwrap();
     for (device, ts, values) in &days {
         let stored: Vec<Option<f64>> = select
-            .query_row((device.as_str(), ts.0 + shift), |r| (0..8).map(|i| r.get(i)).collect())
+            .query_row((device.as_str(), ts.0 + shift), |r| {
+                (0..8).map(|i| r.get(i)).collect()
+            })
             .unwrap();
-        let wanted: Vec<Option<f64>> =
-            nightwatt::reading::Field::ALL.into_iter().map(|f| values.get(f)).collect();
+        let wanted: Vec<Option<f64>> = nightwatt::reading::Field::ALL
+            .into_iter()
+            .map(|f| values.get(f))
+            .collect();
         assert_eq!(stored, wanted, "{device} {ts}");
     }
 }

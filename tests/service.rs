@@ -11,13 +11,19 @@ fn an_unreachable_broker_is_borne_and_said() {
     station.start();
     let status = wait_for("the broker's absence in the status", 10, || {
         let s = station.status();
-        s["verdict"]["text"].as_str().filter(|t| t.contains("no connection")).map(|_| s.clone())
+        s["verdict"]["text"]
+            .as_str()
+            .filter(|t| t.contains("no connection"))
+            .map(|_| s.clone())
     });
     assert_eq!(status["verdict"]["level"], "down");
     assert!(station.exited().is_none());
     let out = station.run(&["status"]);
     let text = String::from_utf8(out.stdout).unwrap();
-    assert!(text.starts_with("DOWN") && text.contains("[mqtt] url"), "{text}");
+    assert!(
+        text.starts_with("DOWN") && text.contains("[mqtt] url"),
+        "{text}"
+    );
     assert!(out.status.success());
     let (end, took) = station.stop();
     assert!(end.success() && took < Duration::from_secs(5), "{took:?}");
@@ -44,8 +50,15 @@ fn it_connects_by_itself_once_the_broker_is_there() {
         (station.query::<i64>("SELECT count(*) FROM event WHERE kind = 'session_lost'") == 1)
             .then_some(())
     });
-    publish(&broker, "solar/t/telemetry", false, &[&format!("{{\"ts\":\"{}\",\"power\":1}}", now_plus_s(0))]);
-    wait_for("a row after the new session", 10, || (station.rows() == 1).then_some(()));
+    publish(
+        &broker,
+        "solar/t/telemetry",
+        false,
+        &[&format!("{{\"ts\":\"{}\",\"power\":1}}", now_plus_s(0))],
+    );
+    wait_for("a row after the new session", 10, || {
+        (station.rows() == 1).then_some(())
+    });
 }
 
 #[test]
@@ -67,16 +80,28 @@ fn status_reads_the_database_where_no_daemon_runs_and_says_so() {
     let mut station = Station::new(&broker.url(), "");
     let out = station.run(&["status"]);
     assert_eq!(out.status.code(), Some(3));
-    assert!(String::from_utf8(out.stderr).unwrap().contains("not running"));
+    assert!(
+        String::from_utf8(out.stderr)
+            .unwrap()
+            .contains("not running")
+    );
     station.start();
     station.wait_connected();
-    publish(&broker, "solar/t/telemetry", false, &[&format!("{{\"ts\":\"{}\",\"power\":1}}", now_plus_s(0))]);
+    publish(
+        &broker,
+        "solar/t/telemetry",
+        false,
+        &[&format!("{{\"ts\":\"{}\",\"power\":1}}", now_plus_s(0))],
+    );
     wait_for("the row", 10, || (station.rows() == 1).then_some(()));
     station.stop();
     let out = station.run(&["status"]);
     assert_eq!(out.status.code(), Some(3));
     let text = String::from_utf8(out.stdout).unwrap();
-    assert!(text.starts_with("DOWN") && text.contains("not running"), "{text}");
+    assert!(
+        text.starts_with("DOWN") && text.contains("not running"),
+        "{text}"
+    );
     assert!(text.contains("the last reading is from"), "{text}");
 }
 
@@ -89,11 +114,15 @@ fn a_database_from_a_newer_version_is_refused_only_where_it_asks_for_that() {
     conn.pragma_update(None, "user_version", 99).unwrap();
     station.start();
     station.stop();
-    conn.execute("INSERT INTO meta VALUES ('min_reader_version', '99')", []).unwrap();
+    conn.execute("INSERT INTO meta VALUES ('min_reader_version', '99')", [])
+        .unwrap();
     let out = station.run(&["run"]);
     assert_eq!(out.status.code(), Some(1));
     let said = String::from_utf8(out.stderr).unwrap();
-    assert!(said.contains("schema 99") && said.contains("newer version"), "{said}");
+    assert!(
+        said.contains("schema 99") && said.contains("newer version"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -114,7 +143,10 @@ fn the_end_under_load_is_quick_orderly_and_loses_nothing() {
     });
     let log = station.log();
     let last = log.lines().last().unwrap_or_default().to_owned();
-    assert!(last.contains("stopped") && last.contains("uncommitted=0"), "{log}");
+    assert!(
+        last.contains("stopped") && last.contains("uncommitted=0"),
+        "{log}"
+    );
     station.start();
     wait_for("the rest", 30, || (station.rows() == 20_000).then_some(()));
 }
@@ -137,7 +169,9 @@ fn availability_says_online_and_offline() {
     station.stop();
     assert_eq!(retained(), "offline");
     station.start();
-    wait_for("online again", 10, || (retained() == "online").then_some(()));
+    wait_for("online again", 10, || {
+        (retained() == "online").then_some(())
+    });
     station.kill_9();
     wait_for("the Will", 10, || (retained() == "offline").then_some(()));
 }

@@ -1,6 +1,6 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
-mod tables;
+pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Surroundings};
 use crate::errors::chain;
 use crate::http::client::{self, ClientError};
+use crate::mqtt::play::Played;
 use crate::reading::{DeviceId, Reading};
 use crate::shutdown::Shutdown;
 use crate::status;
@@ -77,7 +78,7 @@ enum Verb {
     /// Judge the learner on recorded data
     Backtest(crate::backtest::BacktestArgs),
     /// Publish simulated trackers
-    Simulate(crate::simulate::SimulateArgs),
+    Simulate(crate::simulate::command::SimulateArgs),
     /// Publish a recorded CSV
     Replay(crate::replay::ReplayArgs),
     /// Reads a job from standard input; started by the daemon.
@@ -175,7 +176,11 @@ fn dispatch(cli: Cli) -> Outcome {
         #[cfg(feature = "demo")]
         Verb::Demo(args) => {
             log_to_stderr("warn");
-            block_on(async { crate::demo::run(&args, Shutdown::on_signals()?).await.map_err(Failure::from) })?;
+            block_on(async {
+                crate::demo::run(&args, Shutdown::on_signals()?)
+                    .await
+                    .map_err(Failure::from)
+            })?;
             Ok(Exit::Done)
         }
         Verb::Run => run(config()?),
@@ -187,16 +192,30 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Forecast(args) => forecast(&config()?, args),
         Verb::Backtest(args) => {
             let reports = crate::backtest::run(&args)?;
-            print!("{}", crate::backtest::render(&args, &reports));
+            if args.json {
+                for report in &reports {
+                    println!("{}", serde_json::to_string(report)?);
+                }
+            } else {
+                print!("{}", crate::backtest::render(&reports));
+            }
             Ok(Exit::Done)
         }
         Verb::Simulate(args) => block_on(async {
-            crate::simulate::run(args, Shutdown::on_signals()?.begun()).await?;
-            Ok(Exit::Done)
+            let stop = Shutdown::on_signals()?;
+            let now = SystemClock.now();
+            args.run(now, &mut std::io::stdout().lock(), stop.begun())
+                .await
+                .map(played)
+                .map_err(Failure::from)
         }),
         Verb::Replay(args) => block_on(async {
-            crate::replay::run(args, Shutdown::on_signals()?.begun()).await?;
-            Ok(Exit::Done)
+            let stop = Shutdown::on_signals()?;
+            let rows = crate::tidy::TidyReader::open(&args.file)?;
+            args.run(rows, &mut std::io::stdout().lock(), stop.begun())
+                .await
+                .map(played)
+                .map_err(Failure::from)
         }),
         Verb::Trainer => {
             trainer::child(std::io::stdin().lock(), std::io::stdout().lock())?;
@@ -205,13 +224,21 @@ fn dispatch(cli: Cli) -> Outcome {
     }
 }
 
+fn played(played: Played) -> Exit {
+    eprintln!("{} messages in {:.1} s", played.messages, played.elapsed_s);
+    Exit::Done
+}
+
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Config::load(path, std::env::vars()).map_err(|e: ConfigError| Failure(Exit::Usage, chain(&e)))
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // One thread for everything that waits; what computes has threads or processes of its own.
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 fn run(config: Config) -> Outcome {
@@ -225,7 +252,9 @@ fn run(config: Config) -> Outcome {
     block_on(async {
         let daemon = Daemon::start(config, around).await?;
         notify(&[sd_notify::NotifyState::Ready]);
-        daemon.finish(|| notify(&[sd_notify::NotifyState::Stopping])).await;
+        daemon
+            .finish(|| notify(&[sd_notify::NotifyState::Stopping]))
+            .await;
         Ok(Exit::Done)
     })
 }
@@ -239,7 +268,10 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
 
 fn check_config(config: &Config) -> Outcome {
     println!("configuration is valid");
-    println!("  broker    {} as {:?}", config.mqtt.url, config.mqtt.client_id);
+    println!(
+        "  broker    {} as {:?}",
+        config.mqtt.url, config.mqtt.client_id
+    );
     for rule in &config.mqtt.topics {
         println!("  topic     {}", rule.filter);
     }
@@ -250,14 +282,28 @@ fn check_config(config: &Config) -> Outcome {
         None => println!("  site      not given: no features of the sun's position"),
     }
     let training = &config.training;
-    let schedule = if training.enabled { training.schedule.to_string() } else { "never".into() };
-    println!("  training  {schedule} ({}), {} min ahead", config.site.zone(), training.horizon_min);
+    let schedule = if training.enabled {
+        training.schedule.to_string()
+    } else {
+        "never".into()
+    };
+    println!(
+        "  training  {schedule} ({}), {} min ahead",
+        config.site.zone(),
+        training.horizon_min
+    );
     Ok(Exit::Done)
 }
 
 fn show_status(config: &Config, json: bool) -> Outcome {
     let answer = block_on(async {
-        Ok(client::request(&config.http.socket, Method::GET, "/api/status", String::new()).await)
+        Ok(client::request(
+            &config.http.socket,
+            Method::GET,
+            "/api/status",
+            String::new(),
+        )
+        .await)
     })?;
     let (status, exit) = match answer {
         Ok(value) => (serde_json::from_value(value)?, Exit::Done),
@@ -297,12 +343,21 @@ fn train(config: Config, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::to_string_pretty(&end.report)?);
     } else {
-        println!("run {} {}: {}", end.run_id, end.outcome.as_str(), end.reason);
+        println!(
+            "run {} {}: {}",
+            end.run_id,
+            end.outcome.as_str(),
+            end.reason
+        );
         if let Some(report) = &end.report {
             print!("{}", tables::night(report));
         }
     }
-    Ok(if end.outcome == RunOutcome::Failed { Exit::Failed } else { Exit::Done })
+    Ok(if end.outcome == RunOutcome::Failed {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
 }
 
 async fn train_here(config: Config) -> Result<RunEnd, Failure> {
@@ -333,7 +388,10 @@ fn runs(config: &Config, args: RunsArgs) -> Outcome {
     match args.verb {
         Some(RunsVerb::Show { run_id }) => {
             let run = reader.run(run_id)?.ok_or_else(|| {
-                Failure(Exit::Failed, format!("there is no run {run_id}; `nightwatt runs` lists them"))
+                Failure(
+                    Exit::Failed,
+                    format!("there is no run {run_id}; `nightwatt runs` lists them"),
+                )
             })?;
             println!("{}", serde_json::to_string_pretty(&run)?);
         }
@@ -352,7 +410,10 @@ fn runs(config: &Config, args: RunsArgs) -> Outcome {
 fn models(config: &Config, args: ModelsArgs) -> Outcome {
     let reader = Reader::open(&config.store.path)?;
     let unknown = |version| {
-        Failure(Exit::Failed, format!("there is no model version {version}; `nightwatt models` lists them"))
+        Failure(
+            Exit::Failed,
+            format!("there is no model version {version}; `nightwatt models` lists them"),
+        )
     };
     match args.verb {
         Some(ModelsVerb::Show { version }) => {
@@ -360,9 +421,14 @@ fn models(config: &Config, args: ModelsArgs) -> Outcome {
             println!("{}", serde_json::to_string_pretty(&model)?);
         }
         Some(ModelsVerb::Export { version, file }) => {
-            let bytes = reader.model_bytes(version)?.ok_or_else(|| unknown(version))?;
+            let bytes = reader
+                .model_bytes(version)?
+                .ok_or_else(|| unknown(version))?;
             std::fs::write(&file, &bytes).map_err(|e| {
-                Failure(Exit::Failed, format!("cannot write {}: {e}", file.display()))
+                Failure(
+                    Exit::Failed,
+                    format!("cannot write {}: {e}", file.display()),
+                )
             })?;
             println!("{} bytes in {}", bytes.len(), file.display());
         }
@@ -385,7 +451,10 @@ fn forecast(config: &Config, args: ForecastArgs) -> Outcome {
         let device = DeviceId::new(name);
         rows.retain(|f| f.device == device);
         if rows.is_empty() {
-            return Err(Failure(Exit::Failed, format!("there is no forecast for {name}")));
+            return Err(Failure(
+                Exit::Failed,
+                format!("there is no forecast for {name}"),
+            ));
         }
     }
     if args.json.json {
@@ -407,7 +476,11 @@ fn log_to_stderr(default: &str) {
         .with_ansi(false)
         .with_target(false);
     // The journal has times of its own.
-    if journald { builder.without_time().init() } else { builder.init() }
+    if journald {
+        builder.without_time().init()
+    } else {
+        builder.init()
+    }
 }
 
 #[cfg(test)]

@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::errors::chain;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::forecast::{Forecast, Forecaster};
-use crate::models::Model;
+use crate::errors::chain;
+use crate::features::{Plan, PlanError};
+use crate::forecast::{Forecast, Forecaster, actual_at};
+use crate::grid::{Grid, infer_step_min};
+use crate::models::Artifact;
 use crate::mqtt::publish::Publisher;
-use crate::reading::{DeviceId, Reading, TimestampMs};
+use crate::reading::{DeviceId, Field, Reading, TimestampMs};
 use crate::shutdown::Shutdown;
-use crate::store::{ForecastRow, Reader, Store, StoreError};
+use crate::store::{ForecastRow, NamedSample, Reader, Store, StoreError};
 use crate::trainer::night_params;
 
 /// The envelope looks 14 days back; one more covers the day that has begun.
@@ -28,6 +30,8 @@ const SETTLE_EVERY: Duration = Duration::from_secs(60);
 /// A forecast whose actual value has not come by then never gets one.
 const GIVE_UP_MS: i64 = 6 * 3_600_000;
 const SETTLE_AT_ONCE: usize = 500;
+/// Readings looked at to find the grid step.
+const STEP_SAMPLE: usize = 4096;
 
 /// What the task works with.
 pub(super) struct Forecasts {
@@ -46,22 +50,27 @@ pub(super) struct Forecasts {
 impl Forecasts {
     /// Forecasts until the shutdown.
     pub(super) async fn run(self, shutdown: Shutdown) {
-        let Some(mut forecaster) = self.warm_up().await else { return };
+        let Some(mut forecaster) = self.warm_up().await else {
+            return;
+        };
         let mut last: HashMap<DeviceId, Instant> = HashMap::new();
         let mut settle = tokio::time::interval(SETTLE_EVERY);
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
-                Ok(version) = self.swaps.recv_async() => self.swap(&mut forecaster, version).await,
+                Ok(version) = self.swaps.recv_async() => {
+                    // A model may come with another grid step, so the state is built anew with it.
+                    let Some(rebuilt) = self.warm_up().await else { return };
+                    forecaster = rebuilt;
+                    tracing::info!(version, serving = forecaster.model_version(), "new model");
+                }
                 _ = settle.tick() => self.settle(&forecaster).await,
                 Ok(readings) = self.stored.recv_async() => {
                     if self.missed.swap(false, Ordering::Relaxed) {
                         // Something was left out, so the state is rebuilt from what is stored.
                         while self.stored.try_recv().is_ok() {}
-                        match self.warm_up().await {
-                            Some(rebuilt) => forecaster = rebuilt,
-                            None => return,
-                        }
+                        let Some(rebuilt) = self.warm_up().await else { return };
+                        forecaster = rebuilt;
                         continue;
                     }
                     let made = self.advance(&mut forecaster, &readings, &mut last);
@@ -74,25 +83,7 @@ impl Forecasts {
     /// A forecaster that has seen the last days, with the live model.
     async fn warm_up(&self) -> Option<Forecaster> {
         let (config, now) = (self.config.clone(), self.clock.now());
-        let load = move || -> Result<Forecaster, StoreError> {
-            let reader = Reader::open(&config.store.path)?;
-            let mut forecaster = Forecaster::new(&night_params(&config));
-            if let Some((version, bytes)) = reader.live_model()? {
-                match Model::from_bytes(&bytes) {
-                    Ok(model) => forecaster.set_model(version, model),
-                    Err(error) => tracing::error!(version, %error, "the live model cannot be used; persistence forecasts"),
-                }
-            }
-            let devices: HashMap<i64, DeviceId> = reader.devices()?.into_iter().collect();
-            for sample in reader.samples(now.plus_ms(-WARM_UP_MS), TimestampMs(i64::MAX)) {
-                let sample = sample?;
-                if let Some(device) = devices.get(&sample.device_no) {
-                    forecaster.push(device, sample.ts, &sample.values);
-                }
-            }
-            Ok(forecaster)
-        };
-        match tokio::task::spawn_blocking(load).await {
+        match tokio::task::spawn_blocking(move || load(&config, now)).await {
             Ok(Ok(forecaster)) => Some(forecaster),
             Ok(Err(error)) => {
                 tracing::error!("no forecasts: {}", chain(&error));
@@ -102,57 +93,40 @@ impl Forecasts {
         }
     }
 
-    async fn swap(&self, forecaster: &mut Forecaster, version: i64) {
-        let path = self.config.store.path.clone();
-        let load = move || Reader::open(&path)?.model_bytes(version);
-        let bytes = match tokio::task::spawn_blocking(load).await {
-            Ok(Ok(Some(bytes))) => bytes,
-            Ok(Ok(None)) | Err(_) => return,
-            Ok(Err(error)) => {
-                tracing::error!(version, "the new model stays unused: {}", chain(&error));
-                return;
-            }
-        };
-        match Model::from_bytes(&bytes) {
-            Ok(model) => {
-                forecaster.set_model(version, model);
-                tracing::info!(version, "the new model forecasts");
-            }
-            Err(error) => tracing::error!(version, %error, "the new model cannot be used"),
-        }
-    }
-
     /// Takes readings in and returns the forecasts that are due.
     fn advance(
         &self,
         forecaster: &mut Forecaster,
         readings: &[Reading],
         last: &mut HashMap<DeviceId, Instant>,
-    ) -> Vec<Forecast> {
+    ) -> Vec<(DeviceId, Forecast)> {
         for reading in readings.iter().filter(|r| r.can_be_learnt_from()) {
             forecaster.push(&reading.device, reading.ts, &reading.values);
         }
         let (now, instant) = (self.clock.now(), Instant::now());
         let mut made = Vec::new();
         for reading in readings.iter().filter(|r| now.0 - r.ts.0 <= FRESH_MS) {
-            let due = last.get(&reading.device).is_none_or(|l| instant - *l >= SPACING);
+            let due = last
+                .get(&reading.device)
+                .is_none_or(|l| instant - *l >= SPACING);
             if !due {
                 continue;
             }
-            if let Some(forecast) = forecaster.forecast(&reading.device) {
+            if let Some(forecast) = forecaster.forecast(&reading.device, now) {
                 last.insert(reading.device.clone(), instant);
-                made.push(forecast);
+                made.push((reading.device.clone(), forecast));
             }
         }
         made
     }
 
-    async fn keep_and_publish(&self, made: Vec<Forecast>) {
+    async fn keep_and_publish(&self, made: Vec<(DeviceId, Forecast)>) {
         if made.is_empty() {
             return;
         }
-        for f in &made {
-            self.publisher.retained(&format!("{}/forecast", f.device), payload(f));
+        for (device, f) in &made {
+            self.publisher
+                .retained(&format!("{device}/forecast"), payload(device, f));
         }
         let rows = made.into_iter().map(row).collect();
         if let Err(error) = self.store.save_forecasts(rows).await {
@@ -163,47 +137,125 @@ impl Forecasts {
     /// Compares forecasts whose time has come with what was measured.
     async fn settle(&self, forecaster: &Forecaster) {
         let (path, now) = (self.config.store.path.clone(), self.clock.now());
-        let step_min = i64::from(forecaster.step_min());
-        let look = move || -> Result<Vec<(DeviceId, TimestampMs, Option<f64>)>, StoreError> {
-            let reader = Reader::open(&path)?;
-            let names: HashMap<DeviceId, i64> =
-                reader.devices()?.into_iter().map(|(no, id)| (id, no)).collect();
-            let mut settled = Vec::new();
-            // Two steps later every sample of the target's slots has had the time to arrive.
-            for (device, target) in reader.unsettled(now.plus_min(-2 * step_min), SETTLE_AT_ONCE)? {
-                let Some(no) = names.get(&device) else { continue };
-                let around = reader
-                    .samples(target.plus_min(-step_min), target.plus_min(2 * step_min))
-                    .filter(|s| s.as_ref().map_or(true, |s| s.device_no == *no))
-                    .map(|s| s.map(|s| (s.ts, s.values)))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let actual_w = crate::forecast::actual_at(target, step_min as u32, &around);
-                if actual_w.is_some() || now.0 - target.0 > GIVE_UP_MS {
-                    settled.push((device, target, actual_w));
-                }
-            }
-            Ok(settled)
-        };
+        let step_min = forecaster.plan().step_min();
+        let look = move || settled(&Reader::open(&path)?, step_min, now);
         let settled = match tokio::task::spawn_blocking(look).await {
-            Ok(Ok(settled)) => settled,
-            Ok(Err(error)) => {
-                tracing::warn!("forecasts were not settled: {}", chain(&error));
-                return;
-            }
+            Ok(Ok(settled)) if settled.is_empty() => return,
+            Ok(Ok(settled)) => self.store.settle_forecasts(settled).await,
+            Ok(Err(error)) => Err(error),
             Err(_) => return,
         };
-        if !settled.is_empty() {
-            if let Err(error) = self.store.settle_forecasts(settled).await {
-                tracing::warn!("forecasts were not settled: {}", chain(&error));
-            }
+        if let Err(error) = settled {
+            tracing::warn!("forecasts were not settled: {}", chain(&error));
         }
     }
 }
 
+/// Builds a forecaster from what is stored: the live model's plan, or one for the readings there are.
+fn load(config: &Config, now: TimestampMs) -> Result<Forecaster, LoadError> {
+    let reader = Reader::open(&config.store.path)?;
+    let from = now.plus_ms(-WARM_UP_MS);
+    let live = reader.live_model()?.and_then(|(version, bytes)| {
+        Artifact::from_bytes(&bytes)
+            .inspect_err(|error| {
+                tracing::error!(version, %error, "the live model cannot be used; persistence forecasts");
+            })
+            .ok()
+            .map(|artifact| (artifact, version))
+    });
+    let params = night_params(config);
+    let step_min = match &live {
+        Some((artifact, _)) => artifact.step_min,
+        None => step_of(&reader, from)?.unwrap_or(1),
+    };
+    let plan = Plan::new(
+        params.horizon_min,
+        step_min,
+        params.features,
+        params.site,
+        params.zone,
+    )?;
+    let mut forecaster = Forecaster::new(plan);
+    for sample in reader.named_samples(from, TimestampMs(i64::MAX))? {
+        let (device, ts, values) = sample?;
+        forecaster.push(&device, ts, &values);
+    }
+    if live.is_some() && !forecaster.set_model(live) {
+        tracing::warn!(
+            "the live model was made for another horizon or site; persistence forecasts until the next night"
+        );
+    }
+    Ok(forecaster)
+}
+
+/// The grid step that the stored readings suggest.
+fn step_of(reader: &Reader, from: TimestampMs) -> Result<Option<u32>, StoreError> {
+    let head = reader
+        .named_samples(from, TimestampMs(i64::MAX))?
+        .take(STEP_SAMPLE)
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(infer_step_min(
+        head.iter().map(|(device, ts, _)| (device, *ts)),
+    ))
+}
+
+/// Why there is no forecaster.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot plan the forecast's features")]
+    Plan(#[from] PlanError),
+}
+
+/// What was measured at the targets of unsettled forecasts; `None` where it never will be known.
+fn settled(
+    reader: &Reader,
+    step_min: u32,
+    now: TimestampMs,
+) -> Result<Vec<(DeviceId, TimestampMs, Option<f64>)>, StoreError> {
+    let step = i64::from(step_min);
+    let mut settled = Vec::new();
+    // Two steps later every sample of the target's slots has had the time to arrive.
+    for (device, target) in reader.unsettled(now.plus_min(-2 * step), SETTLE_AT_ONCE)? {
+        let around = reader
+            .named_samples(target.plus_min(-step), target.plus_min(2 * step))?
+            .filter(|s| !matches!(s, Ok((d, ..)) if *d != device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let actual_w = actual(step_min, target, &around);
+        if actual_w.is_some() || now.0 - target.0 > GIVE_UP_MS {
+            settled.push((device, target, actual_w));
+        }
+    }
+    Ok(settled)
+}
+
+/// The power at `target` on the grid that training uses: slot means, interpolated in between.
+fn actual(step_min: u32, target: TimestampMs, around: &[NamedSample]) -> Option<f64> {
+    let mut grid = Grid::new(step_min);
+    let mut slots = Vec::new();
+    for (_, ts, values) in around {
+        slots.extend(grid.push(*ts, values));
+    }
+    slots.extend(grid.finish());
+    let points: Vec<(TimestampMs, f64)> = slots
+        .iter()
+        .filter_map(|slot| Some((grid.start_of(slot.index), slot.values.get(Field::Power)?)))
+        .collect();
+    let before = points.iter().rev().find(|(at, _)| *at <= target)?;
+    let after = points.iter().find(|(at, _)| *at >= target)?;
+    let near = after.0.0 - before.0.0 <= i64::from(step_min) * 60_000;
+    if near {
+        actual_at(target, *before, *after)
+    } else {
+        None
+    }
+}
+
 /// The published JSON; its fields are a contract and only ever added to.
-fn payload(f: &Forecast) -> String {
+fn payload(device: &DeviceId, f: &Forecast) -> String {
     json!({
-        "device": f.device,
+        "device": device,
         "issued": f.issued.to_string(),
         "target": f.target.to_string(),
         "horizon_min": f.horizon_min,
@@ -212,30 +264,58 @@ fn payload(f: &Forecast) -> String {
         "p90_w": f.p90_w.map(rounded),
         "source": f.source,
         "model_version": f.model_version,
-        "smart_persistence_w": f.smart_w.map(rounded),
+        "smart_persistence_w": rounded(f.smart_w),
         "naive_persistence_w": rounded(f.naive_w),
     })
     .to_string()
 }
 
 /// Milliwatts are beyond any meter.
-fn rounded(power_w: f64) -> f64 {
-    (power_w * 1000.0).round() / 1000.0
+fn rounded(power_w: f32) -> f64 {
+    (f64::from(power_w) * 1000.0).round() / 1000.0
 }
 
-fn row(f: Forecast) -> ForecastRow {
+fn row((device, f): (DeviceId, Forecast)) -> ForecastRow {
     ForecastRow {
-        device: f.device,
+        device,
         issued: f.issued,
         target: f.target,
         horizon_min: f.horizon_min,
-        power_w: f.power_w,
-        p10_w: f.p10_w,
-        p90_w: f.p90_w,
-        smart_w: f.smart_w,
-        naive_w: f.naive_w,
+        power_w: rounded(f.power_w),
+        p10_w: f.p10_w.map(rounded),
+        p90_w: f.p90_w.map(rounded),
+        smart_w: rounded(f.smart_w),
+        naive_w: rounded(f.naive_w),
         model_version: f.model_version,
-        source: f.source.to_string(),
+        source: f.source.as_str().to_owned(),
         actual_w: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::Values;
+
+    fn sample(minute: i64, power_w: f64) -> NamedSample {
+        let mut values = Values::default();
+        values.set(Field::Power, Some(power_w));
+        (DeviceId::new("t"), TimestampMs(0).plus_min(minute), values)
+    }
+
+    #[test]
+    fn the_actual_value_is_the_slots_mean_or_between_two() {
+        let around = [sample(10, 100.0), sample(13, 200.0), sample(20, 50.0)];
+        let at = |minute| actual(10, TimestampMs(0).plus_min(minute), &around);
+        assert_eq!(at(10), Some(150.0));
+        assert_eq!(at(15), Some(100.0));
+        assert_eq!(at(20), Some(50.0));
+        assert_eq!(at(25), None, "nothing was measured after it");
+        let gap = [sample(10, 100.0), sample(40, 50.0)];
+        assert_eq!(
+            actual(10, TimestampMs(0).plus_min(25), &gap),
+            None,
+            "across a gap"
+        );
     }
 }

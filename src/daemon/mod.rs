@@ -118,7 +118,10 @@ impl Daemon {
         )?;
         let interrupted = store.close_interrupted_runs(around.clock.now()).await?;
         if interrupted > 0 {
-            tracing::warn!(interrupted, "a run was cut short when the station last stopped");
+            tracing::warn!(
+                interrupted,
+                "a run was cut short when the station last stopped"
+            );
         }
         let reader = Reader::open(&config.store.path)?;
         let oldest = reader.totals()?.oldest;
@@ -136,8 +139,10 @@ impl Daemon {
             expects_session: oldest.is_some(),
         };
         let socket = &config.http.socket;
-        let listener = server::bind(socket)
-            .map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
+        let listener = server::bind(socket).map_err(|source| DaemonError::Socket {
+            path: socket.clone(),
+            source,
+        })?;
 
         let (swaps_tx, swaps) = flume::bounded(4);
         let forecasts = Forecasts {
@@ -236,7 +241,10 @@ impl Daemon {
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) {
     if tokio::time::timeout(limit, work).await.is_err() {
-        tracing::warn!(limit_ms = limit.as_millis() as u64, "{what} did not end in time");
+        tracing::warn!(
+            limit_ms = limit.as_millis() as u64,
+            "{what} did not end in time"
+        );
     }
 }
 
@@ -276,8 +284,13 @@ impl Station for RunningStation {
             training: self.training.load(Ordering::Relaxed),
             next_night,
         };
-        status::gather(&self.config.store.path, Some(daemon), now, clock::plausible(now))
-            .map_err(|e| crate::errors::chain(&e))
+        status::gather(
+            &self.config.store.path,
+            Some(daemon),
+            now,
+            clock::plausible(now),
+        )
+        .map_err(|e| crate::errors::chain(&e))
     }
 
     fn retrain(&self) -> bool {

@@ -37,8 +37,20 @@ impl Nights {
         requests: flume::Sender<Trigger>,
         swaps: flume::Sender<i64>,
     ) -> Self {
-        let station = Station { config, store, clock, program };
-        Self { station, shutdown, queued, requests, swaps, running: Arc::default() }
+        let station = Station {
+            config,
+            store,
+            clock,
+            program,
+        };
+        Self {
+            station,
+            shutdown,
+            queued,
+            requests,
+            swaps,
+            running: Arc::default(),
+        }
     }
 
     /// True while a run is going on.
@@ -62,13 +74,21 @@ impl Nights {
             self.running.store(false, Ordering::Relaxed);
             match end {
                 Ok(end) => {
-                    tracing::info!(run = end.run_id, outcome = end.outcome.as_str(), "{}", end.reason);
+                    tracing::info!(
+                        run = end.run_id,
+                        outcome = end.outcome.as_str(),
+                        "{}",
+                        end.reason
+                    );
                     if let Some(version) = end.promoted {
                         // The forecaster fetches it; a full queue means it is about to fetch anyway.
                         let _ = self.swaps.try_send(version);
                     }
                 }
-                Err(error) => tracing::error!("the night could not be logged: {}", crate::errors::chain(&error)),
+                Err(error) => tracing::error!(
+                    "the night could not be logged: {}",
+                    crate::errors::chain(&error)
+                ),
             }
         }
         ticking.abort();
@@ -87,7 +107,10 @@ pub(super) fn since(reader: &Reader, now: TimestampMs) -> Result<TimestampMs, St
 async fn tick(station: Station, requests: flume::Sender<Trigger>) {
     let look = move || {
         if let Err(error) = look(&station, &requests) {
-            tracing::warn!("the schedule could not be looked at: {}", crate::errors::chain(&error));
+            tracing::warn!(
+                "the schedule could not be looked at: {}",
+                crate::errors::chain(&error)
+            );
         }
     };
     let mut ticker = Ticker::every_minute(look);

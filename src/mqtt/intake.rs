@@ -198,7 +198,7 @@ impl Intake {
                 Some(Err(error)) => {
                     self.broken(&error);
                     held_back = false;
-                    if self.wait(&error, &mut backoff).await {
+                    if wait(&self.shared, &error, &mut backoff).await {
                         return;
                     }
                 }
@@ -315,18 +315,17 @@ impl Intake {
         *self.shared.epoch() += 1;
         self.link.drop_connection();
     }
+}
 
-    /// Waits before the next attempt; true where intake is to stop.
-    async fn wait(&self, error: &LinkError, backoff: &mut Duration) -> bool {
-        let base = match error {
-            LinkError::Refused(_) => BACKOFF_REFUSED,
-            LinkError::Setup { .. } | LinkError::Broken(_) => *backoff,
-        };
-        *backoff = (*backoff * 2).min(BACKOFF_MOST);
-        let wait = tokio::time::timeout(jittered(base), self.shared.wake.notified());
-        let _ = wait.await;
-        self.shared.stopping()
-    }
+/// Waits before the next attempt; true where intake is to stop.
+async fn wait(shared: &IntakeShared, error: &LinkError, backoff: &mut Duration) -> bool {
+    let base = match error {
+        LinkError::Refused(_) => BACKOFF_REFUSED,
+        LinkError::Setup { .. } | LinkError::Broken(_) => *backoff,
+    };
+    *backoff = (*backoff * 2).min(BACKOFF_MOST);
+    let _ = tokio::time::timeout(jittered(base), shared.wake.notified()).await;
+    shared.stopping()
 }
 
 /// Between half of `base` and all of it, so that many stations do not return in step.

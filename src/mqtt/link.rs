@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport, v5};
 
+use super::broker_url::{BrokerUrl, BrokerUrlError};
 use super::tls;
 use crate::config::{MqttConfig, Protocol};
 use crate::errors::chain;
@@ -20,40 +21,6 @@ const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 const CONNECT_TIMEOUT_S: u64 = 10;
 /// Our own unacknowledged publishes; rumqttc allocates for as many as it may have.
 const OUTGOING_INFLIGHT: u16 = 16;
-
-/// Where a broker is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// Name or IP address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Whether TLS is spoken.
-    pub tls: bool,
-}
-
-impl Address {
-    /// Reads `mqtt://host[:port]` or `mqtts://host[:port]`; IPv6 addresses stand in brackets.
-    pub fn parse(url: &str) -> Option<Self> {
-        let (rest, tls, default_port) = match url.split_once("://")? {
-            ("mqtt" | "tcp", rest) => (rest, false, 1883),
-            ("mqtts" | "ssl", rest) => (rest, true, 8883),
-            _ => return None,
-        };
-        let rest = rest.trim_end_matches('/');
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-            _ => (rest, default_port),
-        };
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let sound = !bare.is_empty() && port != 0 && !bare.contains(['/', '@', ' ']);
-        sound.then(|| Self {
-            host: host.to_owned(),
-            port,
-            tls,
-        })
-    }
-}
 
 /// A password that does not print.
 #[derive(Clone)]
@@ -89,7 +56,7 @@ pub enum LinkError {
 /// How to reach and greet the broker.
 #[derive(Clone, Debug)]
 pub struct LinkOptions {
-    address: Address,
+    broker: BrokerUrl,
     protocol: Protocol,
     client_id: String,
     login: Option<(String, Secret)>,
@@ -111,22 +78,23 @@ impl LinkOptions {
         suffix: &str,
         credentials: Option<&Path>,
     ) -> Result<Self, LinkError> {
-        let address = Address::parse(&mqtt.url).ok_or_else(|| LinkError::Setup {
+        let setup = |e: BrokerUrlError| LinkError::Setup {
             action: "understand the broker's address",
             on: mqtt.url.clone(),
-            why: "not mqtt://host[:port]".into(),
-        })?;
-        let tls = if address.tls {
+            why: e.to_string(),
+        };
+        let broker: BrokerUrl = mqtt.url.parse().map_err(setup)?;
+        let tls = if broker.tls {
             Some(tls::client_config(mqtt)?)
         } else {
             None
         };
-        let login = match &mqtt.username {
+        let login = match mqtt.username.as_ref().or(broker.username.as_ref()) {
             None => None,
             Some(user) => Some((user.clone(), password(mqtt, credentials)?)),
         };
         Ok(Self {
-            address,
+            broker,
             protocol: mqtt.protocol,
             client_id: format!("{}{suffix}", mqtt.client_id),
             login,
@@ -151,13 +119,13 @@ impl LinkOptions {
         network.set_tcp_nodelay(true);
         network.set_connection_timeout(CONNECT_TIMEOUT_S);
         let host = self
-            .address
+            .broker
             .host
             .trim_start_matches('[')
             .trim_end_matches(']');
         match self.protocol {
             Protocol::V5 => {
-                let mut o = v5::MqttOptions::new(&self.client_id, host, self.address.port);
+                let mut o = v5::MqttOptions::new(&self.client_id, host, self.broker.port);
                 o.set_clean_start(!self.persistent);
                 o.set_session_expiry_interval(self.persistent.then_some(SESSION_EXPIRY_S));
                 o.set_receive_maximum(Some(RECEIVE_MAXIMUM));
@@ -186,7 +154,7 @@ impl LinkOptions {
                 (LinkSender::V5(client), LinkLoop::V5(Box::new(events)))
             }
             Protocol::V311 => {
-                let mut o = rumqttc::MqttOptions::new(&self.client_id, host, self.address.port);
+                let mut o = rumqttc::MqttOptions::new(&self.client_id, host, self.broker.port);
                 o.set_clean_session(!self.persistent);
                 o.set_max_packet_size(MAX_PACKET_BYTES_V311, MAX_PACKET_BYTES as usize);
                 o.set_inflight(OUTGOING_INFLIGHT);
@@ -348,11 +316,18 @@ impl LinkLoop {
         }
     }
 
-    /// Drops the connection and every acknowledgement that has not been sent.
+    /// Drops the connection, every acknowledgement that has not been sent, and every event that has
+    /// not been polled: rumqttc would yield those after the next CONNACK, as if they were new.
     pub fn drop_connection(&mut self) {
         match self {
-            LinkLoop::V5(events) => events.clean(),
-            LinkLoop::V311(events) => events.clean(),
+            LinkLoop::V5(events) => {
+                events.clean();
+                events.state.events.clear();
+            }
+            LinkLoop::V311(events) => {
+                events.clean();
+                events.state.events.clear();
+            }
         }
     }
 }
@@ -430,37 +405,6 @@ fn error_v311(error: rumqttc::ConnectionError) -> LinkError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_read_or_refused() {
-        let at = |host: &str, port, tls| {
-            Some(Address {
-                host: host.into(),
-                port,
-                tls,
-            })
-        };
-        assert_eq!(Address::parse("mqtt://broker"), at("broker", 1883, false));
-        assert_eq!(
-            Address::parse("mqtts://10.0.0.2:8884/"),
-            at("10.0.0.2", 8884, true)
-        );
-        assert_eq!(
-            Address::parse("mqtt://[::1]:1884"),
-            at("[::1]", 1884, false)
-        );
-        assert_eq!(Address::parse("mqtt://[::1]"), at("[::1]", 1883, false));
-        for bad in [
-            "broker",
-            "http://broker",
-            "mqtt://",
-            "mqtt://h:0",
-            "mqtt://h:x",
-            "mqtt://u@h",
-        ] {
-            assert_eq!(Address::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_password_comes_from_its_file_or_the_credential_and_never_prints() {

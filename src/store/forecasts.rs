@@ -99,7 +99,7 @@ impl Reader {
         self.conn
             .query_row(
                 "SELECT count(*), coalesce(avg(abs(power_w - actual_w)), 0),
-                        coalesce(avg(abs(coalesce(smart_w, naive_w) - actual_w)), 0),
+                        coalesce(avg(abs(smart_w - actual_w)), 0),
                         coalesce(avg(abs(naive_w - actual_w)), 0),
                         avg(CASE WHEN p10_w IS NOT NULL THEN actual_w BETWEEN p10_w AND p90_w END)
                  FROM forecast

@@ -61,7 +61,7 @@ const STEPS: &[&str] = &[
         target_ms INTEGER NOT NULL, device_no INTEGER NOT NULL REFERENCES device,
         horizon_min INTEGER NOT NULL,
         issued_ms INTEGER NOT NULL, model_version INTEGER, source TEXT NOT NULL,
-        power_w REAL NOT NULL, p10_w REAL, p90_w REAL, smart_w REAL, naive_w REAL NOT NULL,
+        power_w REAL NOT NULL, p10_w REAL, p90_w REAL, smart_w REAL NOT NULL, naive_w REAL NOT NULL,
         actual_w REAL, settled INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (target_ms, device_no, horizon_min)
     ) WITHOUT ROWID;

@@ -24,7 +24,7 @@ mod writer;
 
 pub use migrations::SCHEMA_VERSION;
 pub use open::StoreLock;
-pub use read::{Reader, Samples};
+pub use read::{NamedSample, Reader, Samples};
 pub use rows::{
     EventRow, ForecastRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount, RunOutcome,
     RunRow, Sample, StoreTotals,

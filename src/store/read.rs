@@ -1,5 +1,6 @@
 //! Read-only access: short reads beside the running writer.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -9,6 +10,9 @@ use crate::reading::{DeviceId, Field, TimeSource, TimestampMs, Values};
 
 /// Rows fetched under one read transaction: a longer one would keep the WAL from being folded in.
 const PAGE: usize = 20_000;
+
+/// Device, time and values of a reading.
+pub type NamedSample = (DeviceId, TimestampMs, Values);
 
 /// A read-only connection to the store.
 pub struct Reader {
@@ -47,6 +51,26 @@ impl Reader {
             page: Vec::new().into_iter(),
             last_page: false,
         }
+    }
+
+    /// [`Reader::samples`] with the devices' names.
+    pub fn named_samples(
+        &self,
+        from: TimestampMs,
+        to: TimestampMs,
+    ) -> Result<impl Iterator<Item = Result<NamedSample, StoreError>> + '_, StoreError> {
+        let names: HashMap<i64, DeviceId> = self.devices()?.into_iter().collect();
+        Ok(self.samples(from, to).map(move |sample| {
+            let s = sample?;
+            let device = names
+                .get(&s.device_no)
+                .cloned()
+                .ok_or(StoreError::Damaged {
+                    what: "a reading",
+                    why: format!("device number {} has no name", s.device_no),
+                })?;
+            Ok((device, s.ts, s.values))
+        }))
     }
 
     /// The page after `(ts_ms, device_no)`, and whether it was the last; the key of its last row.

@@ -32,8 +32,8 @@ pub struct ForecastRow {
     pub p10_w: Option<f64>,
     /// One in ten actual values should lie above this, W.
     pub p90_w: Option<f64>,
-    /// Smart persistence for the same moment, W; absent before there is a clear-day envelope.
-    pub smart_w: Option<f64>,
+    /// Smart persistence for the same moment, W (naive before there is a clear-day envelope).
+    pub smart_w: f64,
     /// Naive persistence for the same moment, W.
     pub naive_w: f64,
     /// The model that made it; none where a baseline did.
@@ -51,7 +51,7 @@ pub struct LiveAccuracy {
     pub settled: i64,
     /// Mean absolute error of what was published, W.
     pub mae_w: f64,
-    /// The same of smart persistence on the same rows (naive where smart was not known), W.
+    /// The same of smart persistence on the same rows, W.
     pub smart_mae_w: f64,
     /// The same of naive persistence, W.
     pub naive_mae_w: f64,

@@ -23,7 +23,11 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
 
 /// A port nobody listens on at the moment.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A mosquitto of our own on loopback.
@@ -114,7 +118,10 @@ impl Station {
     /// `nightwatt <words> -c <our configuration>`, not yet run.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(NIGHTWATT);
-        command.args(words).arg("-c").arg(self.dir.path().join("n.toml"));
+        command
+            .args(words)
+            .arg("-c")
+            .arg(self.dir.path().join("n.toml"));
         command.stdin(Stdio::null());
         command
     }
@@ -148,11 +155,18 @@ impl Station {
     }
 
     pub fn exited(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().expect("the daemon was started").try_wait().unwrap()
+        self.child
+            .as_mut()
+            .expect("the daemon was started")
+            .try_wait()
+            .unwrap()
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        let done = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 
@@ -174,7 +188,11 @@ impl Station {
     pub fn status(&self) -> serde_json::Value {
         let out = self.run(&["status", "--json"]);
         serde_json::from_slice(&out.stdout).unwrap_or_else(|e| {
-            panic!("{e}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+            panic!(
+                "{e}: {}{}",
+                String::from_utf8_lossy(&out.stdout),
+                String::from_utf8_lossy(&out.stderr)
+            )
         })
     }
 
@@ -184,7 +202,8 @@ impl Station {
     }
 
     pub fn reader(&self) -> Connection {
-        let conn = Connection::open_with_flags(self.db(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let conn =
+            Connection::open_with_flags(self.db(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         conn.busy_timeout(Duration::from_secs(5)).unwrap();
         conn
     }
@@ -195,7 +214,9 @@ impl Station {
 
     pub fn wait_connected(&self) {
         wait_for("the broker connection", 20, || {
-            self.status()["daemon"]["intake"]["connected"].as_bool().filter(|c| *c)
+            self.status()["daemon"]["intake"]["connected"]
+                .as_bool()
+                .filter(|c| *c)
         });
     }
 }
@@ -217,6 +238,9 @@ pub fn data(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("SKIPPED: {name} is not in {} (set NIGHTWATT_DATA)", folder.display());
+    eprintln!(
+        "SKIPPED: {name} is not in {} (set NIGHTWATT_DATA)",
+        folder.display()
+    );
     None
 }

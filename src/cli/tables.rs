@@ -1,0 +1,127 @@
+//! Tables for people, at most 80 columns wide.
+
+use std::fmt::Write as _;
+
+use crate::night::NightReport;
+use crate::reading::TimestampMs;
+use crate::store::{ForecastRow, ModelRow, RunOutcome, RunRow};
+
+/// The scores of a night: every forecaster on the same held-back days.
+pub(crate) fn night(report: &NightReport) -> String {
+    let mut out = String::new();
+    if report.scores.is_empty() {
+        return out;
+    }
+    let _ = writeln!(
+        out,
+        "{} min ahead, {} days held back, {} rows learnt from",
+        report.horizon_min, report.days_held_back, report.rows_train
+    );
+    let _ = writeln!(
+        out,
+        "{:<12} {:>9} {:>9} {:>8} {:>8}",
+        "", "MAE W", "RMSE W", "R2", "skill"
+    );
+    for s in &report.scores {
+        let r2 = s.daylight.r2.map_or("-".into(), |r| format!("{r:.3}"));
+        let skill = s.skill_mae.map_or("-".into(), |k| format!("{k:+.3}"));
+        let _ = writeln!(
+            out,
+            "{:<12} {:>9.2} {:>9.2} {r2:>8} {skill:>8}",
+            s.name, s.daylight.mae, s.daylight.rmse
+        );
+    }
+    if let Some(coverage) = report.coverage_p10_p90 {
+        let _ = writeln!(
+            out,
+            "P10 to P90 held {:.0} % of what was measured",
+            coverage * 100.0
+        );
+    }
+    out
+}
+
+/// The run log.
+pub(crate) fn runs(runs: &[RunRow]) -> String {
+    if runs.is_empty() {
+        return "no run yet\n".into();
+    }
+    let mut out = format!(
+        "{:>5} {:<17} {:<9} {:<9} reason\n",
+        "run", "started (UTC)", "trigger", "outcome"
+    );
+    for r in runs {
+        let outcome = r.outcome.map_or("running", RunOutcome::as_str);
+        let reason = clip(r.reason.as_deref().unwrap_or(""), 36);
+        let _ = writeln!(
+            out,
+            "{:>5} {:<17} {:<9} {outcome:<9} {reason}",
+            r.run_id,
+            minute(r.started),
+            r.trigger
+        );
+    }
+    out
+}
+
+/// The models.
+pub(crate) fn models(models: &[ModelRow]) -> String {
+    if models.is_empty() {
+        return "no model yet\n".into();
+    }
+    let mut out = format!(
+        "{:>7} {:<9} {:<17} {:>8} reason\n",
+        "version", "state", "made (UTC)", "bytes"
+    );
+    for m in models {
+        let _ = writeln!(
+            out,
+            "{:>7} {:<9} {:<17} {:>8} {}",
+            m.version,
+            m.state,
+            minute(m.created),
+            m.size,
+            clip(&m.reason, 35)
+        );
+    }
+    out
+}
+
+/// The newest forecasts, with their age.
+pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
+    if rows.is_empty() {
+        return "no forecast yet\n".into();
+    }
+    let mut out = format!(
+        "{:<14} {:<17} {:>8} {:>8} {:>8} {:>8} {:>6} age\n",
+        "device", "for (UTC)", "W", "P10", "P90", "smart", "by"
+    );
+    for f in rows {
+        let watts = |w: Option<f64>| w.map_or("-".into(), |w| format!("{w:.1}"));
+        let _ = writeln!(
+            out,
+            "{:<14} {:<17} {:>8.1} {:>8} {:>8} {:>8.1} {:>6} {} min",
+            clip(f.device.as_str(), 14),
+            minute(f.target),
+            f.power_w,
+            watts(f.p10_w),
+            watts(f.p90_w),
+            f.smart_w,
+            f.source,
+            (now.0 - f.issued.0) / 60_000
+        );
+    }
+    out
+}
+
+fn minute(ts: TimestampMs) -> String {
+    ts.to_utc().format("%Y-%m-%d %H:%M").to_string()
+}
+
+/// At most so many characters.
+pub(crate) fn clip(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['…']).collect()
+}
