@@ -10,8 +10,8 @@ use super::Model;
 use super::ridge::{Gram, RidgeError, RidgeParams, RidgeValidParams};
 use crate::features::Matrix;
 
-/// The ridge's penalty, as the benchmarks have it.
-const RIDGE_PENALTY: f64 = 10.0;
+/// The ridge's penalty. Of 1, 10 and 300 the least was best on every data set tried.
+const RIDGE_PENALTY: f64 = 1.0;
 
 /// Why a learner gave no model.
 #[derive(Debug, Error)]
