@@ -90,6 +90,11 @@ impl Forecaster {
         fits
     }
 
+    /// How readings become rows here.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// The version of the model that is served.
     pub fn model_version(&self) -> Option<i64> {
         self.live.as_ref().map(|(_, version)| *version)
