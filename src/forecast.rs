@@ -101,7 +101,7 @@ impl Forecaster {
         fits
     }
 
-    /// How its rows are made.
+    /// How readings become rows here.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
