@@ -28,23 +28,23 @@ fn number(payload: &[u8]) -> usize {
     std::str::from_utf8(payload).unwrap().parse().unwrap()
 }
 
-/// A subscriber with a persistent session, subscribed.
+/// A subscriber with a persistent session, subscribed, and whether the session was there before.
+///
+/// It subscribes to new sessions only: with 100 messages unacknowledged, which a resumed session
+/// has at once, rumqttd answers neither SUBSCRIBE nor PINGREQ.
 async fn subscriber(broker: DemoBroker) -> (AsyncClient, EventLoop, bool) {
     let mut options = MqttOptions::new("collector", "127.0.0.1", broker.port);
     options.set_clean_session(false).set_manual_acks(true);
     let (client, mut eventloop) = AsyncClient::new(options, 200);
-    client.try_subscribe(FILTER, QoS::AtLeastOnce).unwrap();
-    let mut session = false;
     loop {
         match eventloop.poll().await.unwrap() {
-            Event::Incoming(Packet::ConnAck(ack)) => {
-                session = ack.session_present;
-                if !session {
-                    // rumqttc drops what was queued before a new session.
-                    client.try_subscribe(FILTER, QoS::AtLeastOnce).unwrap();
-                }
+            Event::Incoming(Packet::ConnAck(ack)) if ack.session_present => {
+                return (client, eventloop, true);
             }
-            Event::Incoming(Packet::SubAck(_)) => return (client, eventloop, session),
+            Event::Incoming(Packet::ConnAck(_)) => {
+                client.try_subscribe(FILTER, QoS::AtLeastOnce).unwrap();
+            }
+            Event::Incoming(Packet::SubAck(_)) => return (client, eventloop, false),
             _ => {}
         }
     }
