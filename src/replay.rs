@@ -9,7 +9,7 @@ use clap::Args;
 use crate::mqtt::flat::{TopicTemplate, encode_flat};
 use crate::mqtt::play::{BrokerArgs, PlayError, Played, Sink, Speed, Timed, play};
 use crate::reading::{DeviceId, TimestampMs, Values};
-use crate::simulate::command::parse_time;
+use crate::simulate::command::{parse_days, parse_time};
 
 /// What `nightwatt replay` accepts.
 #[derive(Clone, Debug, Args)]
@@ -30,7 +30,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "days")]
     pub to: Option<TimestampMs>,
     /// Only so many days from the first reading chosen
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_days)]
     pub days: Option<f64>,
     /// 1 is real time, 600 ten minutes a second, 0 or max as fast as the broker takes it
     #[arg(long, default_value = "max")]

@@ -136,35 +136,39 @@ fn config(port: u16, port_v5: u16) -> Config {
 /// Shakes hands as an MQTT client of this protocol level, until the broker answers.
 fn wait_for(port: u16, level: u8) -> Result<(), DemoBrokerError> {
     let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        match shake_hands(port, level) {
-            Ok(()) => return Ok(()),
+    for attempt in 0_u16.. {
+        match shake_hands(port, level, attempt) {
+            Ok(()) => break,
             Err(source) if Instant::now() > deadline => {
                 return Err(DemoBrokerError::Silent { port, source });
             }
             Err(_not_yet) => thread::sleep(Duration::from_millis(10)),
         }
     }
+    Ok(())
 }
 
-fn shake_hands(port: u16, level: u8) -> io::Result<()> {
+/// Every attempt has a client id of its own: when a second client comes with the id of a first,
+/// rumqttd may drop both and then panic at the third.
+fn shake_hands(port: u16, level: u8, attempt: u16) -> io::Result<()> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(START_TIMEOUT))?;
-    // CONNECT: protocol name and level, clean session, keep-alive 60 s, (v5: no properties),
-    // client id "probe".
-    let properties: &[u8] = if level == 5 { &[0] } else { &[] };
-    let body = [
-        b"\x00\x04MQTT",
-        &[level, 2, 0, 60][..],
-        properties,
-        b"\x00\x05probe",
-    ]
-    .concat();
+    let client_id = format!("probe-{level}-{attempt}");
+    let mut body = b"\x00\x04MQTT".to_vec();
+    // Level, clean session, keep-alive of 60 s.
+    body.extend([level, 2, 0, 60]);
+    if level == 5 {
+        // No properties.
+        body.push(0);
+    }
+    body.extend([0, client_id.len() as u8]);
+    body.extend(client_id.as_bytes());
     stream.write_all(&[0x10, body.len() as u8])?;
     stream.write_all(&body)?;
-    // CONNACK, then DISCONNECT.
+    // CONNACK, DISCONNECT, and then the broker closes.
     stream.read_exact(&mut [0; 4])?;
-    stream.write_all(&[0xe0, 0])
+    stream.write_all(&[0xe0, 0])?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Outgoing,
-    Packet, QoS, Transport,
+    Packet, QoS, StateError, Transport,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -230,6 +230,14 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The oldest message has arrived.
+    fn acknowledged(&self, state: &mut State) {
+        if state.unacked.pop_front().is_some() {
+            state.acked += 1;
+            self.permits.add_permits(1);
+        }
+    }
 }
 
 /// False where the client refuses the topic; the request channel has room for the whole window.
@@ -251,11 +259,7 @@ async fn poll(
         match eventloop.poll().await {
             Ok(Event::Incoming(Packet::PubAck(_))) => {
                 (backoff, trouble_since) = (BACKOFF_MIN, None);
-                let mut state = shared.lock();
-                if state.unacked.pop_front().is_some() {
-                    state.acked += 1;
-                    shared.permits.add_permits(1);
-                }
+                shared.acknowledged(&mut shared.lock());
             }
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
                 let mut state = shared.lock();
@@ -276,6 +280,20 @@ async fn poll(
                     let mut state = shared.lock();
                     state.connected = false;
                     eventloop.clean();
+                    let mut left = std::mem::take(&mut eventloop.state.events);
+                    if matches!(
+                        error,
+                        ConnectionError::MqttState(StateError::Unsolicited(_))
+                    ) {
+                        // The last one acknowledged nothing: that is the error.
+                        left.pop_back();
+                    }
+                    // Otherwise these came out after the next ConnAck and were counted again.
+                    for event in left {
+                        if matches!(event, Event::Incoming(Packet::PubAck(_))) {
+                            shared.acknowledged(&mut state);
+                        }
+                    }
                 }
                 let since = *trouble_since.get_or_insert_with(Instant::now);
                 if is_final(&error) || since.elapsed() >= options.patience {

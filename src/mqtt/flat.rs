@@ -7,14 +7,20 @@ use crate::reading::{DeviceId, TimestampMs, Values};
 
 /// One reading as flat JSON: `device_id`, `ts`, then every present value under its column name.
 ///
-/// Numbers take Rust's shortest form that reads back as the same `f64`, so a stored value equals
-/// the sent one to the last bit; absent values are left out.
+/// Numbers take the shortest form that reads back as the same `f64`, so a stored value equals the
+/// sent one to the last bit; absent values are left out.
 pub fn encode_flat(device: &DeviceId, ts: TimestampMs, values: &Values) -> String {
     let name = serde_json::Value::from(device.as_str());
     let mut json = format!(r#"{{"device_id":{name},"ts":"{ts}""#);
     for (field, value) in values.iter() {
+        // `48210` and not `48210.0`, as devices write it.
+        let number = if value.fract() == 0.0 && value.abs() < 1e15 {
+            value.to_string()
+        } else {
+            serde_json::Value::from(value).to_string()
+        };
         // Writing to a String cannot fail.
-        let _ = write!(json, r#","{}":{value}"#, field.name());
+        let _ = write!(json, r#","{}":{number}"#, field.name());
     }
     json.push('}');
     json

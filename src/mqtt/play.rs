@@ -160,6 +160,7 @@ pub async fn play<E: From<PlayError>>(
         let due = speed.due_after(message.at.0.saturating_sub(first.0));
         let one = async {
             if let Some(after) = due {
+                output.flush()?;
                 sleep_until(began + after).await;
             }
             output.send(message).await
@@ -170,6 +171,7 @@ pub async fn play<E: From<PlayError>>(
             sent = one => if !sent? { break },
         }
     }
+    output.flush()?;
     let messages = match output {
         Output::Feed(feed) => feed.finish().await.map_err(from_feed)?,
         Output::Lines(_, count) => count,
@@ -190,6 +192,20 @@ enum Output<'a> {
 }
 
 impl Output<'_> {
+    /// So that a reader has every line before a wait.
+    fn flush(&mut self) -> Result<(), PlayError> {
+        match self {
+            Output::Feed(_) => Ok(()),
+            Output::Lines(out, count) => match out.flush() {
+                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(PlayError::Write {
+                    number: *count,
+                    source: e,
+                }),
+                _ => Ok(()),
+            },
+        }
+    }
+
     /// False where nobody reads any more.
     async fn send(&mut self, message: Timed) -> Result<bool, PlayError> {
         match self {
@@ -214,5 +230,117 @@ impl Output<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::identity;
+    use std::future::pending;
+
+    use super::*;
+    use crate::mqtt::mosquitto::Mosquitto;
+
+    fn hourly(count: i64) -> impl Iterator<Item = Result<Timed, PlayError>> {
+        (0..count).map(|hour| {
+            Ok(Timed {
+                at: TimestampMs(hour * 3_600_000),
+                topic: "t".to_owned(),
+                payload: hour.to_string(),
+            })
+        })
+    }
+
+    #[test]
+    fn a_speed_is_max_or_a_number_from_zero_up() {
+        assert_eq!("max".parse(), Ok(Speed::Max));
+        assert_eq!("0".parse(), Ok(Speed::Max));
+        assert_eq!("600".parse(), Ok(Speed::Times(600.0)));
+        for wrong in ["", "-1", "nan", "inf", "fast"] {
+            assert!(wrong.parse::<Speed>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_due_by_its_own_time_over_the_speed() {
+        let due = |speed: Speed, later_ms| speed.due_after(later_ms);
+        assert_eq!(due(Speed::Max, 60_000), None);
+        assert_eq!(
+            due(Speed::Times(1.0), 60_000),
+            Some(Duration::from_secs(60))
+        );
+        assert_eq!(
+            due(Speed::Times(600.0), 60_000),
+            Some(Duration::from_millis(100))
+        );
+        assert_eq!(due(Speed::Times(1.0), -1), Some(Duration::ZERO));
+        assert!(due(Speed::Times(1e-300), i64::MAX).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_clock_decides_when_a_message_goes_and_a_shutdown_ends_the_wait() {
+        let mut out = Vec::new();
+        let shutdown = async { tokio::time::sleep(Duration::from_millis(150)).await };
+        // An hour takes 100 ms: at least the first two messages, and never the hundredth.
+        let speed = Speed::Times(36_000.0);
+        let sink = Sink::Lines(&mut out);
+        let played = play(hourly(100), speed, sink, shutdown).await.unwrap();
+        assert!((1..=2).contains(&played.messages), "{played:?}");
+        assert!(out.starts_with(b"0\n"));
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_shutdown_is_acknowledged() {
+        let broker = Mosquitto::start();
+        let sink = Sink::Broker(FeedOptions::new(broker.url()));
+        let shutdown = async { tokio::time::sleep(Duration::from_millis(200)).await };
+        // The second message is due in an hour.
+        let played = play(hourly(2), Speed::Times(1.0), sink, shutdown).await;
+        assert_eq!(played.unwrap().messages, 1);
+        let sink = Sink::Broker(FeedOptions::new(broker.url()));
+        let played = play(hourly(5000), Speed::Max, sink, pending()).await;
+        assert_eq!(played.unwrap().messages, 5000);
+    }
+
+    struct Closed(io::ErrorKind);
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipe_is_an_end_and_a_full_disk_an_error() {
+        let mut pipe = Closed(io::ErrorKind::BrokenPipe);
+        let played = play(hourly(9), Speed::Max, Sink::Lines(&mut pipe), pending()).await;
+        assert_eq!(played.map_err(identity::<PlayError>).unwrap().messages, 0);
+        let mut disk = Closed(io::ErrorKind::StorageFull);
+        let played = play(hourly(9), Speed::Max, Sink::Lines(&mut disk), pending()).await;
+        assert!(matches!(played, Err(PlayError::Write { number: 1, .. })));
+    }
+
+    #[test]
+    fn the_password_is_the_first_line_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let mut args = BrokerArgs {
+            broker: "mqtt://sun@pi".parse().unwrap(),
+            username: None,
+            password_file: Some(path.clone()),
+        };
+        let error = args.feed_options().err().unwrap();
+        assert!(matches!(error, PlayError::Password { path: p, .. } if p == path));
+        std::fs::write(&path, "secret\nsecond").unwrap();
+        let options = args.feed_options().unwrap();
+        assert_eq!(options.password.as_deref(), Some("secret"));
+        assert_eq!(options.broker.username.as_deref(), Some("sun"));
+        args.username = Some("moon".to_owned());
+        let options = args.feed_options().unwrap();
+        assert_eq!(options.broker.username.as_deref(), Some("moon"));
     }
 }

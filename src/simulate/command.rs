@@ -22,12 +22,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub devices: usize,
     /// Days to simulate
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1.0,
-        conflicts_with = "forever"
-    )]
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "forever", value_parser = parse_days)]
     pub days: f64,
     /// Go on until stopped
     #[arg(long)]
@@ -126,6 +121,14 @@ pub fn parse_time(text: &str) -> Result<TimestampMs, chrono::ParseError> {
     Ok(time.with_timezone(&Utc).into())
 }
 
+/// A number of days above 0, for clap.
+pub fn parse_days(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(days) if days > 0.0 && days <= 36_525.0 => Ok(days),
+        _ => Err("not a number of days above 0".to_owned()),
+    }
+}
+
 fn parse_site(text: &str) -> Result<Site, String> {
     let numbers = text.split_once(',').and_then(|(lat, lon)| {
         let latitude_deg = lat.trim().parse().ok()?;
@@ -207,6 +210,7 @@ mod tests {
         assert!(error("simulate --speed fast").contains("real time"));
         assert!(error("simulate --fault melted:t01:0:1").contains("fault kind"));
         assert!(error("simulate --days 1 --forever").contains("cannot be used with"));
+        assert!(error("simulate --days 0").contains("days above 0"));
         assert!(error("simulate --broker pi").contains("mqtt://"));
     }
 }
