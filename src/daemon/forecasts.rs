@@ -62,6 +62,8 @@ impl Forecasts {
                     // A model may come with another grid step, so the state is built anew with it.
                     let Some(rebuilt) = self.warm_up().await else { return };
                     forecaster = rebuilt;
+                    // The new model shows itself at the next reading.
+                    last.clear();
                     tracing::info!(version, serving = forecaster.model_version(), "new model");
                 }
                 _ = settle.tick() => self.settle(&forecaster).await,
