@@ -32,6 +32,9 @@ pub struct ReplayArgs {
     /// Only so many days from the first reading chosen
     #[arg(long, value_name = "N", value_parser = parse_days)]
     pub days: Option<f64>,
+    /// Move the times so that the first reading is at this time, RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub start: Option<TimestampMs>,
     /// 1 is real time, 600 ten minutes a second, 0 or max as fast as the broker takes it
     #[arg(long, default_value = "max")]
     pub speed: Speed,
@@ -83,6 +86,10 @@ impl ReplayArgs {
             if span_ms.is_some_and(|span| ts >= first.plus_ms(span)) {
                 return None;
             }
+            let ts = match self.start {
+                Some(start) => ts.plus_ms(start.0 - first.0),
+                None => ts,
+            };
             let payload = encode_flat(&device, ts, &values);
             let topic = topics
                 .entry(device)

@@ -2,25 +2,13 @@
 //!
 //! The data are not redistributed: they are looked for in `../shared/data` and `NIGHTWATT_DATA`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use nightwatt::backtest::BacktestReport;
 
-fn data(file: &str) -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let given = std::env::var_os("NIGHTWATT_DATA").map(PathBuf::from);
-    let found = given
-        .into_iter()
-        .chain([beside])
-        .map(|dir| dir.join(file))
-        .find(|p| p.exists());
-    if found.is_none() {
-        eprintln!("SKIPPED: {file} is neither in $NIGHTWATT_DATA nor in ../shared/data");
-    }
-    found
-}
+use crate::support::data;
 
 fn backtest(file: &Path, args: &[&str]) -> BacktestReport {
     let output = Command::new(env!("CARGO_BIN_EXE_nightwatt"))
@@ -35,7 +23,10 @@ fn backtest(file: &Path, args: &[&str]) -> BacktestReport {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let reports: Vec<BacktestReport> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let reports: Vec<BacktestReport> = serde_json::Deserializer::from_slice(&output.stdout)
+        .into_iter()
+        .map(|report| report.expect("JSON, a report per file"))
+        .collect();
     reports.into_iter().next().expect("one report per file")
 }
 

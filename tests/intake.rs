@@ -202,7 +202,8 @@ fn every_replayed_row_is_stored_as_it_stands_in_the_file() {
             &broker.url(),
             "--days",
             "3",
-            "--shift-to-now",
+            "--start",
+            &now_plus_s(-4 * 86_400),
         ])
         .arg(&file)
         .output()

@@ -175,7 +175,8 @@ fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         #[cfg(feature = "demo")]
         Verb::Demo(args) => {
-            log_to_stderr("warn");
+            // The embedded broker calls every goodbye an error.
+            log_to_stderr("warn,rumqttd=off");
             block_on(async {
                 crate::demo::run(&args, Shutdown::on_signals()?)
                     .await
@@ -193,6 +194,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Backtest(args) => {
             let reports = crate::backtest::run(&args)?;
             if args.json {
+                // One object a file, one a line.
                 for report in &reports {
                     println!("{}", serde_json::to_string(report)?);
                 }

@@ -488,29 +488,4 @@ mod tests {
         let outcome = run(torn, None, &params(), &AtomicBool::new(false));
         assert!(matches!(outcome, Err(NightError::Rows(_))), "{outcome:?}");
     }
-
-    #[test]
-    #[ignore = "half a minute: memory and time of the largest installation"]
-    fn half_a_year_of_minutes_from_ten_devices_is_streamed() {
-        let devices: Vec<DeviceId> = (0..10).map(|d| DeviceId::new(&d.to_string())).collect();
-        let one = readings(&["a"], 180, 1, 0.01, 3);
-        let rows = one.iter().flat_map(|(_, ts, values)| {
-            devices
-                .iter()
-                .map(move |d| Ok::<_, Infallible>((d.clone(), *ts, *values)))
-        });
-        let params = NightParams {
-            holdback_days: 7,
-            site: Some(Site {
-                latitude_deg: 0.0,
-                longitude_deg: 0.0,
-            }),
-            ..params()
-        };
-        let report = run(rows, None, &params, &AtomicBool::new(false)).unwrap();
-        assert!(report.rows_train > 2_400_000, "{report:?}");
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let peak = status.lines().find(|line| line.starts_with("VmHWM"));
-        eprintln!("{peak:?} for {} rows", report.counts.rows);
-    }
 }
