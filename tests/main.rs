@@ -1,5 +1,8 @@
 //! One crate of integration tests, driving the real binary against real components.
 
+// A test that panics has failed, which is what it is for.
+#![allow(clippy::unwrap_used)]
+
 mod backtest;
 mod commands;
 mod faults;

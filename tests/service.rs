@@ -187,3 +187,31 @@ fn a_second_signal_ends_at_once() {
     let status = wait_for("the end", 10, || station.exited());
     assert!(matches!(status.code(), Some(0 | 130)), "{status}");
 }
+
+/// What systemd would hear, on a socket of our own.
+#[test]
+fn systemd_hears_ready_signs_of_life_and_stopping() {
+    let mut station = Station::new(&format!("mqtt://127.0.0.1:{}", free_port()), "");
+    let path = station.dir.path().join("notify.sock");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    station.start_with(&[
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "400000"),
+    ]);
+    let hear = || {
+        let mut buffer = [0; 200];
+        let n = socket.recv(&mut buffer).expect("nothing heard for 10 s");
+        String::from_utf8_lossy(&buffer[..n]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(hear(), "WATCHDOG=1");
+    }
+    station.signal("-TERM");
+    let last = std::iter::from_fn(|| Some(hear())).find(|word| word != "WATCHDOG=1");
+    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    wait_for("the end", 10, || station.exited());
+}

@@ -254,6 +254,12 @@ fn run(config: Config) -> Outcome {
     block_on(async {
         let daemon = Daemon::start(config, around).await?;
         notify(&[sd_notify::NotifyState::Ready]);
+        if let Some(limit) = sd_notify::watchdog_enabled() {
+            tokio::select! {
+                () = daemon.until_shutdown() => {}
+                () = daemon.watch(limit, || notify(&[sd_notify::NotifyState::Watchdog])) => {}
+            }
+        }
         daemon
             .finish(|| notify(&[sd_notify::NotifyState::Stopping]))
             .await;

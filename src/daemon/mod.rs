@@ -203,6 +203,30 @@ impl Daemon {
         self.station.clone()
     }
 
+    /// Calls `alive` twice in each `limit` for as long as the parts that must move do: this thread
+    /// (which calls), the writer (which is nudged and has to turn), and the intake's loop (whose waits
+    /// end by the keep-alive; what is left is that its task ended). Never returns.
+    pub async fn watch(&self, limit: Duration, alive: impl Fn()) {
+        let mut turns = u64::MAX;
+        let mut beat = tokio::time::interval(limit / 2);
+        loop {
+            beat.tick().await;
+            let now = self.store.gauges().turns.load(Ordering::Relaxed);
+            if now != turns && !self.intake.is_finished() {
+                alive();
+            } else {
+                tracing::error!("the writer or the intake stands still");
+            }
+            turns = now;
+            self.store.nudge();
+        }
+    }
+
+    /// Waits for the shutdown.
+    pub async fn until_shutdown(&self) {
+        self.shutdown.begun().await;
+    }
+
     /// Waits for the shutdown, calls `announce`, and then stops everything in order.
     pub async fn finish(self, announce: impl FnOnce()) -> Counts {
         self.shutdown.begun().await;

@@ -162,10 +162,9 @@ async fn tell(
     );
     let mut trackers = Trackers::connect(params, broker).await?;
     let sent = trackers.send_until(now).await?;
-    let mut shown = Progress::default();
     wait_for("the history to be stored", STORE_LIMIT, || {
         let rows = station.status().ok()?.daemon?.rows;
-        shown.show(rows, sent);
+        show_progress(rows, sent);
         (rows >= sent).then_some(())
     })
     .await?;
@@ -322,16 +321,11 @@ async fn wait_for<T>(
 }
 
 /// One line that counts up, where somebody is watching.
-#[derive(Default)]
-struct Progress;
-
-impl Progress {
-    fn show(&mut self, done: u64, all: u64) {
-        let mut out = std::io::stdout();
-        if out.is_terminal() {
-            // A terminal that is gone shows nothing, which is no reason to stop.
-            let _ = write!(out, "\rstored    {done} of {all}").and_then(|()| out.flush());
-        }
+fn show_progress(done: u64, all: u64) {
+    let mut out = std::io::stdout();
+    if out.is_terminal() {
+        // A terminal that is gone shows nothing, which is no reason to stop.
+        let _ = write!(out, "\rstored    {done} of {all}").and_then(|()| out.flush());
     }
 }
 

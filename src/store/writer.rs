@@ -84,6 +84,8 @@ pub struct WriterGauges {
     pub rejects: AtomicU64,
     /// Commits.
     pub commits: AtomicU64,
+    /// Rises whenever the thread does anything, a failed commit included: it is not stuck.
+    pub turns: AtomicU64,
     /// True while commits fail (disk full, I/O error); nothing is acknowledged meanwhile.
     pub failing: AtomicBool,
     /// Wall-clock time of the last commit, ms; 0 before the first.
@@ -116,6 +118,12 @@ impl Store {
     /// The writer's figures.
     pub fn gauges(&self) -> &WriterGauges {
         &self.gauges
+    }
+
+    /// Makes an idle writer turn once; whether it did shows in [`WriterGauges::turns`]. A full queue
+    /// makes it turn anyway.
+    pub fn nudge(&self) {
+        let _ = self.queue.try_send(Command::Job(Box::new(|_| ())));
     }
 
     /// Runs `job` in a transaction of its own, after everything queued before it.
@@ -211,6 +219,7 @@ impl Thread {
     fn run(mut self) {
         let mut batch = Vec::with_capacity(64);
         while let Ok(first) = self.commands.recv() {
+            self.gauges.turns.fetch_add(1, Ordering::Relaxed);
             let after = self.gather(first, &mut batch);
             self.commit(&mut batch);
             match after {
@@ -267,6 +276,7 @@ impl Thread {
                     if !self.gauges.failing.swap(true, Ordering::Relaxed) {
                         tracing::error!(%error, messages = batch.len(), "commit failed; holding the batch unacknowledged and trying again");
                     }
+                    self.gauges.turns.fetch_add(1, Ordering::Relaxed);
                     std::thread::park_timeout(RETRY);
                 }
             }

@@ -141,13 +141,21 @@ impl Station {
     }
 
     pub fn start_unready(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the daemon with these variables in its environment.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
         let mut command = self.command(&["run"]);
-        command.stdout(Stdio::null()).stderr(log);
+        command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .envs(environment.iter().copied());
         self.child = Some(command.spawn().unwrap());
     }
 
@@ -239,9 +247,11 @@ pub fn data(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!(
-        "SKIPPED: {name} is not in {} (set NIGHTWATT_DATA)",
+    // Not eprintln!, which the test runner keeps to itself while tests pass.
+    let word = format!(
+        "SKIPPED: {name} is not in {} (set NIGHTWATT_DATA)\n",
         folder.display()
     );
+    std::io::stderr().write_all(word.as_bytes()).unwrap();
     None
 }
