@@ -23,6 +23,7 @@ const ENV_PREFIX: &str = "NIGHTWATT_";
 /// Every number that has limits: key, least, greatest, unit.
 const RANGES: &[(&str, f64, f64, &str)] = &[
     ("mqtt.keep_alive_s", 5.0, 3600.0, "seconds"),
+    ("mqtt.max_age_days", 1.0, 36_500.0, "days"),
     ("store.linger_ms", 0.0, 60_000.0, "milliseconds"),
     ("site.latitude", -90.0, 90.0, "degrees north"),
     ("site.longitude", -180.0, 180.0, "degrees east"),
@@ -119,6 +120,8 @@ pub struct MqttConfig {
     pub client_key_file: Option<PathBuf>,
     /// Seconds between signs of life.
     pub keep_alive_s: u16,
+    /// A reading's own time is believed up to this old.
+    pub max_age_days: u32,
     /// Everything nightwatt publishes is below this topic.
     pub topic_prefix: String,
     /// What to subscribe to and how to read it.
@@ -137,6 +140,7 @@ impl Default for MqttConfig {
             client_cert_file: None,
             client_key_file: None,
             keep_alive_s: 30,
+            max_age_days: 30,
             topic_prefix: "nightwatt".into(),
             topics: vec![TopicRule {
                 filter: "solar/+/telemetry".into(),

@@ -172,7 +172,7 @@ pub enum TimeSource {
     Device,
     /// The message had no time: receive time, rounded down to the rule's bucket.
     Received,
-    /// The message's own time was outside -30 days … +1 day: receive time, kept and flagged.
+    /// The message's own time was too old or over a day ahead: receive time, kept and flagged.
     Implausible,
 }
 

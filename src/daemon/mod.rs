@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::http::server::{self, Station};
 use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
+use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
 use crate::schedule;
 use crate::shutdown::Shutdown;
@@ -131,7 +132,10 @@ impl Daemon {
         let intake = Intake {
             link,
             sender: intake_sender.clone(),
-            rules: config.mqtt.topics.clone(),
+            reader: payload::Reader {
+                rules: config.mqtt.topics.clone(),
+                max_age_days: config.mqtt.max_age_days,
+            },
             store: store.clone(),
             publisher: publisher.clone(),
             shared: shared.clone(),

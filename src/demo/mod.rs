@@ -32,8 +32,6 @@ const POLL: Duration = Duration::from_millis(100);
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 const STORE_LIMIT: Duration = Duration::from_secs(300);
 const NIGHT_LIMIT: Duration = Duration::from_secs(300);
-/// Readings of 30 days ago would count as implausible; this many minutes less does not.
-const MARGIN_MIN: i64 = 10;
 
 /// What `nightwatt demo` accepts.
 #[derive(Clone, Debug, Args)]
@@ -145,7 +143,7 @@ async fn tell(
 
     let params = Params {
         devices: usize::from(args.devices),
-        start: now.plus_min(MARGIN_MIN - i64::from(args.days) * 1440),
+        start: now.plus_min(-i64::from(args.days) * 1440),
         step_s: STEP_S,
         axes: Axes::Dual,
         site: config.site.site().unwrap_or(Site {
@@ -284,6 +282,7 @@ impl Trackers {
 
 fn config(folder: &Path, broker: &DemoBroker, now: TimestampMs) -> Config {
     let mut config = Config::default();
+    config.mqtt.max_age_days = 40;
     config.mqtt.url = broker.url_v5().to_string();
     config.store.path = folder.join("nightwatt.db");
     config.http.socket = folder.join("nightwatt.sock");

@@ -15,7 +15,6 @@ use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Messa
 use super::payload;
 use super::publish::Publisher;
 use crate::clock::{self, Clock};
-use crate::config::TopicRule;
 use crate::reading::{Reading, TimestampMs};
 use crate::store::{AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store};
 
@@ -147,7 +146,7 @@ pub struct Intake {
     /// Its sending end.
     pub sender: LinkSender,
     /// How messages are read.
-    pub rules: Vec<TopicRule>,
+    pub reader: payload::Reader,
     /// Where readings go.
     pub store: Store,
     /// Publishes `online` once the subscriptions stand.
@@ -226,7 +225,7 @@ impl Intake {
             ack: Some(ack),
         };
         match payload::parse(
-            &self.rules,
+            &self.reader,
             &message.topic,
             &message.payload,
             message.retain,
@@ -267,7 +266,7 @@ impl Intake {
         }
         // Also with a session: rules may have changed since it was made.
         self.sender
-            .subscribe(self.rules.iter().map(|r| r.filter.as_str()));
+            .subscribe(self.reader.rules.iter().map(|r| r.filter.as_str()));
     }
 
     fn session_lost(&self) {

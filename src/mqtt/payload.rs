@@ -12,8 +12,7 @@ const MAX_DEVICE_CHARS: usize = 64;
 /// Readings without a time of their own share a row per minute.
 const BUCKET_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
-/// A device time older or newer than this is not believed.
-const OLDEST_MS: i64 = 30 * DAY_MS;
+/// A device time newer than this is not believed.
 const NEWEST_MS: i64 = DAY_MS;
 const DEVICE_KEYS: [&str; 2] = ["device_id", "device"];
 const TIME_KEYS: [&str; 3] = ["ts", "time", "timestamp"];
@@ -58,10 +57,19 @@ impl RejectReason {
     }
 }
 
+/// How messages are read.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// What matches which topic.
+    pub rules: Vec<TopicRule>,
+    /// A device time older than this is not believed.
+    pub max_age_days: u32,
+}
+
 /// Reads one message. `Ok(None)` is a retained message without a time of its own: an old value that
 /// must not become a new reading.
 pub fn parse(
-    rules: &[TopicRule],
+    reader: &Reader,
     topic: &[u8],
     payload: &[u8],
     retain: bool,
@@ -75,7 +83,8 @@ pub fn parse(
         return Err(RejectReason::Empty);
     }
     let topic = std::str::from_utf8(topic).map_err(|_| RejectReason::UnknownTopic)?;
-    let rule = rules
+    let rule = reader
+        .rules
         .iter()
         .find(|r| rumqttc::matches(topic, &r.filter))
         .ok_or(RejectReason::UnknownTopic)?;
@@ -90,7 +99,7 @@ pub fn parse(
         return Ok(None);
     }
     let values = values(&object, rule)?;
-    let (ts, time_source) = decide_time(own_time, received);
+    let (ts, time_source) = decide_time(own_time, received, reader.max_age_days);
     Ok(Some(Reading {
         device,
         ts,
@@ -156,11 +165,14 @@ fn text_time(text: &str, zone: Tz) -> Option<TimestampMs> {
         .map(|t| t.to_utc().into())
 }
 
-fn decide_time(own: Option<TimestampMs>, received: TimestampMs) -> (TimestampMs, TimeSource) {
+fn decide_time(
+    own: Option<TimestampMs>,
+    received: TimestampMs,
+    max_age_days: u32,
+) -> (TimestampMs, TimeSource) {
+    let oldest = received.0 - i64::from(max_age_days) * DAY_MS;
     match own {
-        Some(ts) if (received.0 - OLDEST_MS..=received.0 + NEWEST_MS).contains(&ts.0) => {
-            (ts, TimeSource::Device)
-        }
+        Some(ts) if (oldest..=received.0 + NEWEST_MS).contains(&ts.0) => (ts, TimeSource::Device),
         Some(_) => (received, TimeSource::Implausible),
         None => (
             TimestampMs(received.0 - received.0.rem_euclid(BUCKET_MS)),
@@ -208,11 +220,15 @@ mod tests {
 
     const NOW: TimestampMs = TimestampMs(1_789_214_430_500);
 
-    fn rules() -> Vec<TopicRule> {
-        vec![TopicRule {
+    fn rules() -> Reader {
+        let rule = TopicRule {
             filter: "solar/+/telemetry".into(),
             ..TopicRule::default()
-        }]
+        };
+        Reader {
+            rules: vec![rule],
+            max_age_days: 30,
+        }
     }
 
     fn read(payload: &str) -> Result<Option<Reading>, RejectReason> {
@@ -306,7 +322,7 @@ mod tests {
     #[test]
     fn a_time_without_zone_is_the_rules_wall_clock() {
         let mut rules = rules();
-        rules[0].timezone = Some(Tz::Europe__Paris);
+        rules.rules[0].timezone = Some(Tz::Europe__Paris);
         let payload = br#"{"ts":"2026-09-12 14:00:00","power":1}"#;
         let r = parse(&rules, b"solar/t/telemetry", payload, false, NOW, true)
             .unwrap()
@@ -334,7 +350,7 @@ mod tests {
     #[test]
     fn keys_can_be_renamed() {
         let mut rules = rules();
-        rules[0].fields.insert(Field::Power, "p".into());
+        rules.rules[0].fields.insert(Field::Power, "p".into());
         let r = parse(
             &rules,
             b"solar/t/telemetry",

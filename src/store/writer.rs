@@ -212,7 +212,15 @@ struct Thread {
     window: usize,
     committed: Box<dyn Committed>,
     gauges: Arc<WriterGauges>,
-    devices: HashMap<DeviceId, i64>,
+    devices: HashMap<DeviceId, Device>,
+}
+
+/// What the writer remembers of a device.
+#[derive(Clone, Copy)]
+struct Device {
+    number: i64,
+    /// Where its last reading of doubtful time went; the next goes behind it.
+    last_doubtful_ms: i64,
 }
 
 impl Thread {
@@ -331,15 +339,15 @@ struct Counts {
 /// All of the batch or none of it.
 fn write_batch(
     conn: &mut Connection,
-    devices: &mut HashMap<DeviceId, i64>,
+    devices: &mut HashMap<DeviceId, Device>,
     batch: &[Append],
 ) -> rusqlite::Result<Counts> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut counts = Counts::default();
     for append in batch {
         for reading in &append.readings {
-            let device_no = device_number(&tx, devices, reading)?;
-            if write_reading(&tx, device_no, reading)? {
+            let device = device(&tx, devices, reading)?;
+            if write_reading(&tx, device, reading)? {
                 counts.rows += 1;
             } else {
                 counts.duplicates += 1;
@@ -357,42 +365,81 @@ fn write_batch(
     Ok(counts)
 }
 
-fn device_number(
+fn device<'a>(
     tx: &Transaction<'_>,
-    devices: &mut HashMap<DeviceId, i64>,
+    devices: &'a mut HashMap<DeviceId, Device>,
     reading: &Reading,
-) -> rusqlite::Result<i64> {
-    if let Some(no) = devices.get(&reading.device) {
-        return Ok(*no);
+) -> rusqlite::Result<&'a mut Device> {
+    // Not entry(): the name would be cloned for every reading.
+    if !devices.contains_key(&reading.device) {
+        let number = device_number(tx, reading)?;
+        devices.insert(
+            reading.device.clone(),
+            Device {
+                number,
+                last_doubtful_ms: i64::MIN,
+            },
+        );
     }
+    devices
+        .get_mut(&reading.device)
+        .ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+fn device_number(tx: &Transaction<'_>, reading: &Reading) -> rusqlite::Result<i64> {
     let name = reading.device.as_str();
     let known: Option<i64> = tx
         .prepare_cached("SELECT device_no FROM device WHERE device_id = ?1")?
         .query_row([name], |r| r.get(0))
         .optional()?;
-    let no = match known {
-        Some(no) => no,
-        None => {
-            tx.execute(
-                "INSERT INTO device (device_id, first_seen_ms) VALUES (?1, ?2)",
-                params![name, reading.received.0],
-            )?;
-            tx.last_insert_rowid()
-        }
-    };
-    devices.insert(reading.device.clone(), no);
-    Ok(no)
+    if let Some(number) = known {
+        return Ok(number);
+    }
+    tx.execute(
+        "INSERT INTO device (device_id, first_seen_ms) VALUES (?1, ?2)",
+        params![name, reading.received.0],
+    )?;
+    Ok(tx.last_insert_rowid())
 }
 
 /// Writes one row; true where it is new.
 ///
 /// A row that is there keeps what it has: a repeat changes nothing, and a message that carries other
 /// fields of the same moment fills them in. Values without a time of their own share a bucket, in
-/// which the latest wins.
-fn write_reading(tx: &Transaction<'_>, device_no: i64, r: &Reading) -> rusqlite::Result<bool> {
+/// which the latest wins. A reading whose own time cannot be is no repeat of another that arrived in
+/// the same millisecond: it goes to the next free one.
+fn write_reading(tx: &Transaction<'_>, device: &mut Device, r: &Reading) -> rusqlite::Result<bool> {
+    match r.time_source {
+        TimeSource::Device => {
+            let new = insert(tx, device.number, r.ts.0, r)?;
+            if !new {
+                merge(tx, MERGE_MISSING, device.number, r)?;
+            }
+            Ok(new)
+        }
+        TimeSource::Received => {
+            let new = insert(tx, device.number, r.ts.0, r)?;
+            if !new {
+                merge(tx, MERGE_LATEST, device.number, r)?;
+            }
+            Ok(new)
+        }
+        TimeSource::Implausible => {
+            let mut ts_ms = r.ts.0.max(device.last_doubtful_ms.saturating_add(1));
+            while !insert(tx, device.number, ts_ms, r)? {
+                ts_ms += 1;
+            }
+            device.last_doubtful_ms = ts_ms;
+            Ok(true)
+        }
+    }
+}
+
+/// False where the key is taken.
+fn insert(tx: &Transaction<'_>, device_no: i64, ts_ms: i64, r: &Reading) -> rusqlite::Result<bool> {
     let v = |f: Field| r.values.get(f);
     let row = params![
-        r.ts.0,
+        ts_ms,
         device_no,
         r.received.0,
         r.time_source as i64,
@@ -412,26 +459,30 @@ fn write_reading(tx: &Transaction<'_>, device_no: i64, r: &Reading) -> rusqlite:
              ON CONFLICT DO NOTHING",
         )?
         .execute(row)?;
-    if inserted == 1 {
-        return Ok(true);
-    }
-    let merge = match r.time_source {
-        TimeSource::Device => MERGE_MISSING,
-        TimeSource::Received | TimeSource::Implausible => MERGE_LATEST,
-    };
-    tx.prepare_cached(merge)?.execute(params![
-        r.ts.0,
-        device_no,
-        v(Field::ServoAngle),
-        v(Field::Lux),
-        v(Field::Voltage),
-        v(Field::Current),
-        v(Field::Power),
-        v(Field::Temperature),
-        v(Field::Humidity),
-        v(Field::FanOn)
-    ])?;
-    Ok(false)
+    Ok(inserted == 1)
+}
+
+fn merge(
+    tx: &Transaction<'_>,
+    statement: &'static str,
+    device_no: i64,
+    r: &Reading,
+) -> rusqlite::Result<()> {
+    let v = |f: Field| r.values.get(f);
+    tx.prepare_cached(statement)?
+        .execute(params![
+            r.ts.0,
+            device_no,
+            v(Field::ServoAngle),
+            v(Field::Lux),
+            v(Field::Voltage),
+            v(Field::Current),
+            v(Field::Power),
+            v(Field::Temperature),
+            v(Field::Humidity),
+            v(Field::FanOn)
+        ])
+        .map(drop)
 }
 
 // The WHERE keeps a plain repeat from writing a page at all.
@@ -631,6 +682,27 @@ mod tests {
             query::<f64>(dir.path(), "SELECT power FROM telemetry"),
             12.0
         );
+    }
+
+    #[test]
+    fn readings_of_doubtful_time_never_swallow_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = start(dir.path());
+        for power in 0..200 {
+            let r = reading(
+                5,
+                &[(Field::Power, f64::from(power))],
+                TimeSource::Implausible,
+            );
+            store.try_append(append(vec![r], 1)).unwrap();
+        }
+        block_on(store.stop());
+        let (again, _) = start(dir.path());
+        let r = reading(5, &[(Field::Power, 200.0)], TimeSource::Implausible);
+        again.try_append(append(vec![r], 1)).unwrap();
+        block_on(again.stop());
+        let n: i64 = query(dir.path(), "SELECT count(DISTINCT power) FROM telemetry");
+        assert_eq!(n, 201);
     }
 
     #[test]
