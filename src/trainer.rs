@@ -320,3 +320,49 @@ fn lower_priority() {
         tracing::debug!(%error, "an orphaned trainer will finish by itself");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A trainer that does what `script` says instead of learning.
+    async fn with(script: &str, cancel: impl Future<Output = ()>) -> Result<NightReport, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("trainer");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let job = job(&Config::default(), TimestampMs(0));
+        in_child(&program, &job, cancel)
+            .await
+            .map_err(|e| crate::errors::chain(&e))
+    }
+
+    #[tokio::test]
+    async fn a_trainer_that_dies_or_babbles_is_a_failed_run_with_its_reason() {
+        let never = std::future::pending::<()>;
+        let killed = with("cat >/dev/null; kill -9 $$", never())
+            .await
+            .unwrap_err();
+        assert!(killed.contains("signal: 9"), "{killed}");
+        let failed = with("cat >/dev/null; echo no memory >&2; exit 1", never())
+            .await
+            .unwrap_err();
+        assert!(failed.contains("no memory"), "{failed}");
+        let babbled = with("cat >/dev/null; echo hello", never())
+            .await
+            .unwrap_err();
+        assert!(babbled.contains("answer"), "{babbled}");
+        let job = job(&Config::default(), TimestampMs(0));
+        let missing = in_child(Path::new("/nowhere"), &job, never());
+        assert!(missing.await.unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[tokio::test]
+    async fn cancelling_ends_a_trainer_that_does_not_end_by_itself() {
+        let cancelled = with("exec sleep 1000", tokio::task::yield_now())
+            .await
+            .unwrap_err();
+        assert!(cancelled.contains("stopped during the run"), "{cancelled}");
+    }
+}

@@ -7,5 +7,7 @@ mod backtest;
 mod commands;
 mod faults;
 mod intake;
+mod learning;
+mod secure;
 mod service;
 mod support;

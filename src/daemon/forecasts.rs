@@ -26,7 +26,8 @@ const WARM_UP_MS: i64 = 15 * 86_400_000;
 const SPACING: Duration = Duration::from_secs(60);
 /// A reading older than this is history and nothing to forecast from.
 const FRESH_MS: i64 = 10 * 60_000;
-const SETTLE_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether a minute has passed on the wall clock.
+const SETTLE_LOOK: Duration = Duration::from_secs(1);
 /// A forecast whose actual value has not come by then never gets one.
 const GIVE_UP_MS: i64 = 6 * 3_600_000;
 const SETTLE_AT_ONCE: usize = 500;
@@ -54,7 +55,8 @@ impl Forecasts {
             return;
         };
         let mut last: HashMap<DeviceId, Instant> = HashMap::new();
-        let mut settle = tokio::time::interval(SETTLE_EVERY);
+        let mut look = tokio::time::interval(SETTLE_LOOK);
+        let mut settled_minute = 0;
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
@@ -66,7 +68,13 @@ impl Forecasts {
                     last.clear();
                     tracing::info!(version, serving = forecaster.model_version(), "new model");
                 }
-                _ = settle.tick() => self.settle(&forecaster).await,
+                _ = look.tick() => {
+                    let minute = self.clock.now().0 / 60_000;
+                    if minute != settled_minute {
+                        settled_minute = minute;
+                        self.settle(&forecaster).await;
+                    }
+                }
                 Ok(readings) = self.stored.recv_async() => {
                     if self.missed.swap(false, Ordering::Relaxed) {
                         // Something was left out, so the state is rebuilt from what is stored.
