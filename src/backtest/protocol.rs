@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::Instant;
 
 use super::recorded::Recorded;
@@ -21,7 +22,7 @@ const WARM_UP_DAYS: usize = 14;
 const INTERVAL_DAYS: usize = 28;
 const SEED: u64 = 42;
 
-/// The learners that are judged; the last is what the product serves.
+/// The learners that are judged; the last is what the product serves, judged part by part too.
 fn families() -> Vec<(&'static str, Box<dyn Learner>)> {
     vec![
         ("ridge", Box::new(product_ridge())),
@@ -30,6 +31,10 @@ fn families() -> Vec<(&'static str, Box<dyn Learner>)> {
 }
 
 const LIVE: &str = "live";
+
+/// What `live` is made of beside smart persistence, in the order of its model's parts. They are
+/// fitted once, together, and so their lanes carry the training time of `live`.
+const PARTS: [&str; 2] = ["boosted", "extra"];
 
 /// One forecaster on its way through the data.
 #[derive(Default)]
@@ -79,6 +84,41 @@ impl Lane {
         residuals
     }
 
+    /// Scores `model` and, beside it, each of its parts that has a lane; returns the residuals.
+    fn test_with(
+        &mut self,
+        parts: &mut [Lane],
+        day: &Matrix,
+        model: &Model,
+        interval: Option<&Interval>,
+    ) -> Residuals {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (lane, part) in parts.iter_mut().zip(model.parts()) {
+                    lane.test(day, part, None);
+                }
+            });
+            self.test(day, model, interval)
+        })
+    }
+
+    /// Notes the size of the model, and on the lanes of its parts theirs and the shared training.
+    fn close(
+        &mut self,
+        parts: &mut [Lane],
+        recorded: &Recorded,
+        model: &Model,
+        interval: Option<Interval>,
+    ) {
+        let bytes = |model, interval| recorded.artifact(model, interval).to_bytes().len() as u64;
+        self.model_bytes = bytes(model, interval);
+        for (lane, part) in parts.iter_mut().zip(model.parts()) {
+            lane.model_bytes = bytes(part, None);
+            lane.train_cpu_s = self.train_cpu_s;
+            lane.last_night_cpu_s = self.last_night_cpu_s;
+        }
+    }
+
     fn test_baseline(&mut self, day: &Matrix, baseline: Baseline) {
         let start = Instant::now();
         for (row, truth) in day.iter() {
@@ -117,6 +157,13 @@ fn baselines() -> [(Lane, Baseline); 2] {
     ]
 }
 
+/// The lane of a family, and lanes for its parts.
+fn lanes_of(name: &'static str, mode: &'static str) -> (Lane, Vec<Lane>) {
+    let parts: &[&str] = if name == LIVE { &PARTS } else { &[] };
+    let parts = parts.iter().map(|part| Lane::new(part, mode)).collect();
+    (Lane::new(name, mode), parts)
+}
+
 /// Rows trained on, rows tested on, and the lanes; `None` with too little data.
 pub(super) type Judged = Option<(u64, u64, Vec<Lane>)>;
 
@@ -152,7 +199,7 @@ pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
         lanes.push(lane);
     }
     for (name, mut learner) in families() {
-        let mut lane = Lane::new(name, "full");
+        let (mut lane, mut parts) = lanes_of(name, "full");
         let (model, interval) = lane.train(|| {
             before
                 .iter()
@@ -169,9 +216,10 @@ pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
             Ok((learner.model(&cancel)?, interval))
         })?;
         for day in &test {
-            lane.test(day, &model, interval.as_ref());
+            lane.test_with(&mut parts, day, &model, interval.as_ref());
         }
-        lane.model_bytes = recorded.artifact(&model, interval).to_bytes().len() as u64;
+        lane.close(&mut parts, recorded, &model, interval);
+        lanes.append(&mut parts);
         lanes.push(lane);
     }
     Ok(Some((rows_of(&train), rows_of(&test), lanes)))
@@ -202,9 +250,14 @@ pub(super) fn nightly(recorded: &Recorded) -> Result<Judged, LearnError> {
         .map(|day| (day, recorded.with_target_on(day)))
         .filter(|(_, rows)| !rows.is_empty())
         .collect();
+    // A family that cannot take up its model of the night before has no incremental nights.
+    let mut resumes = vec![true; families().len()];
     for mode in ["full", "incremental"] {
         for (i, (name, mut learner)) in families().into_iter().enumerate() {
-            let mut lane = Lane::new(name, mode);
+            if !resumes[i] {
+                continue;
+            }
+            let (mut lane, mut parts) = lanes_of(name, mode);
             let mut recent = VecDeque::new();
             let mut next = 0;
             for (&day, rows) in test_days() {
@@ -223,15 +276,16 @@ pub(super) fn nightly(recorded: &Recorded) -> Result<Judged, LearnError> {
                 let mut known = Residuals::default();
                 recent.iter().for_each(|r| known.append(r));
                 let interval = (name == LIVE).then(|| known.interval()).flatten();
-                recent.push_back(lane.test(rows, &model, interval.as_ref()));
+                recent.push_back(lane.test_with(&mut parts, rows, &model, interval.as_ref()));
                 if recent.len() > INTERVAL_DAYS {
                     recent.pop_front();
                 }
                 if day == last {
-                    let artifact = recorded.artifact(&model, interval);
-                    lane.model_bytes = artifact.to_bytes().len() as u64;
+                    lane.close(&mut parts, recorded, &model, interval);
+                    resumes[i] = families().swap_remove(i).1.resume(&model);
                 }
             }
+            lanes.append(&mut parts);
             lanes.push(lane);
         }
     }

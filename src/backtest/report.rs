@@ -54,7 +54,8 @@ pub struct BacktestResult {
     pub skill_mae: Option<f64>,
     /// 1 - RMSE / RMSE of smart persistence.
     pub skill_rmse: Option<f64>,
-    /// CPU time of all training, s.
+    /// CPU time of all training, s; `boosted` and `extra` are fitted together for `live`, so all
+    /// three show the same.
     pub train_cpu_s: f64,
     /// CPU time of the last night's training, s.
     pub last_night_cpu_s: f64,

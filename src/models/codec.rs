@@ -11,11 +11,19 @@ impl Encoder {
         self.0.push(v);
     }
 
+    pub fn u16(&mut self, v: u16) {
+        self.0.extend(v.to_le_bytes());
+    }
+
     pub fn u32(&mut self, v: u32) {
         self.0.extend(v.to_le_bytes());
     }
 
     pub fn i64(&mut self, v: i64) {
+        self.0.extend(v.to_le_bytes());
+    }
+
+    pub fn f32(&mut self, v: f32) {
         self.0.extend(v.to_le_bytes());
     }
 
@@ -62,12 +70,24 @@ impl<'a> Decoder<'a> {
         Ok(self.array::<1>()?[0])
     }
 
+    pub fn u16(&mut self) -> Result<u16, CodecError> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
     pub fn u32(&mut self) -> Result<u32, CodecError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
     pub fn i64(&mut self) -> Result<i64, CodecError> {
         Ok(i64::from_le_bytes(self.array()?))
+    }
+
+    /// A finite number.
+    pub fn f32(&mut self) -> Result<f32, CodecError> {
+        let v = f32::from_le_bytes(self.array()?);
+        v.is_finite()
+            .then_some(v)
+            .ok_or(CodecError::Malformed("a number is not finite"))
     }
 
     /// A finite number.

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::Model;
 use super::ridge::{Gram, RidgeError, RidgeParams, RidgeValidParams};
+use super::trees::{BinError, ExtraSettings, FitError, Settings, TreesLearner};
 use crate::features::Matrix;
 
 /// The ridge's penalty. Of 1, 10 and 300 the least was best on every data set tried.
@@ -19,9 +20,37 @@ pub enum LearnError {
     /// The caller asked to stop.
     #[error("learning was cancelled")]
     Cancelled,
+    /// No row taught anything.
+    #[error("learning: no usable rows")]
+    NoRows,
     /// The ridge could not be fitted.
     #[error("learning the ridge")]
-    Ridge(#[from] RidgeError),
+    Ridge(#[source] RidgeError),
+    /// The rows could not be binned for the trees.
+    #[error("binning the rows for the trees")]
+    Bins(#[from] BinError),
+    /// The trees could not be fitted.
+    #[error("learning the trees")]
+    Trees(#[source] FitError),
+}
+
+impl From<RidgeError> for LearnError {
+    fn from(e: RidgeError) -> Self {
+        match e {
+            RidgeError::NoRows => LearnError::NoRows,
+            e => LearnError::Ridge(e),
+        }
+    }
+}
+
+impl From<FitError> for LearnError {
+    fn from(e: FitError) -> Self {
+        match e {
+            FitError::Cancelled => LearnError::Cancelled,
+            FitError::NoRows => LearnError::NoRows,
+            e => LearnError::Trees(e),
+        }
+    }
 }
 
 /// One family being taught. Days come in time order, each once.
@@ -84,55 +113,23 @@ impl Learner for RidgeLearner {
     }
 }
 
-/// Several learners whose models are averaged, with smart persistence among them: it errs
-/// elsewhere than what is learned, and the mean of the three kinds is what measured best.
-pub struct Team(Vec<Box<dyn Learner>>);
-
-impl Team {
-    /// The plain mean of `members` and smart persistence.
-    pub fn with_smart(members: Vec<Box<dyn Learner>>) -> Self {
-        Self(members)
-    }
-}
-
-impl Learner for Team {
-    fn learn(&mut self, day: &Matrix, cancel: &AtomicBool) -> Result<(), LearnError> {
-        self.0
-            .iter_mut()
-            .try_for_each(|member| member.learn(day, cancel))
-    }
-
-    fn model(&mut self, cancel: &AtomicBool) -> Result<Model, LearnError> {
-        let mut parts = Vec::with_capacity(self.0.len() + 1);
-        for member in &mut self.0 {
-            parts.push(member.model(cancel)?);
-        }
-        parts.push(Model::Smart);
-        Ok(Model::Blend(parts))
-    }
-
-    fn resume(&mut self, model: &Model) -> bool {
-        let Model::Blend(parts) = model else {
-            return false;
-        };
-        parts.len() == self.0.len() + 1
-            && self
-                .0
-                .iter_mut()
-                .zip(parts)
-                .all(|(member, part)| member.resume(part))
-    }
-}
-
 /// The ridge the product uses.
 pub fn product_ridge() -> RidgeLearner {
     RidgeLearner::new(RidgeParams::new(RIDGE_PENALTY)).expect("the penalty is a positive constant")
 }
 
-/// What the product serves: the mean of its learners and smart persistence. `seed` is for those
-/// that draw lots; the ridge does not.
-pub fn product(_seed: u64) -> Team {
-    Team::with_smart(vec![Box::new(product_ridge())])
+/// What the product serves: the median of boosted trees, extra-trees and smart persistence. `seed`
+/// is for the lots that both kinds of trees draw.
+pub fn product(seed: u64) -> TreesLearner {
+    let boosting = Settings {
+        seed,
+        ..Settings::default()
+    };
+    let extra = ExtraSettings {
+        seed,
+        ..ExtraSettings::default()
+    };
+    TreesLearner::new(boosting.into(), extra.into()).expect("the defaults are within their ranges")
 }
 
 #[cfg(test)]
@@ -157,9 +154,12 @@ mod tests {
         ]
     }
 
-    fn rmse(train: &Matrix, test: &Matrix) -> f64 {
+    fn families() -> [Box<dyn Learner>; 2] {
+        [Box::new(product_ridge()), Box::new(product(1))]
+    }
+
+    fn rmse(mut learner: Box<dyn Learner>, train: &Matrix, test: &Matrix) -> f64 {
         let cancel = AtomicBool::new(false);
-        let mut learner = product_ridge();
         learner.learn(train, &cancel).unwrap();
         score(test, &learner.model(&cancel).unwrap())
     }
@@ -175,16 +175,18 @@ mod tests {
     fn what_was_learned_beats_smart_persistence_and_shuffled_targets_do_not() {
         let [train, test] = rows();
         let smart = score(&test, &Model::Smart);
-        assert!(
-            rmse(&train, &test) < 0.9 * smart,
-            "lux leads power by a step"
-        );
+        for learner in families() {
+            let rmse = rmse(learner, &train, &test);
+            assert!(rmse < 0.9 * smart, "lux leads power by a step");
+        }
         let (mut lots, mut shuffled) = (Lots(1), Matrix::new());
         for (row, _) in train.iter() {
             let any = (lots.unit() * train.len() as f64) as usize;
             shuffled.take(row, train.truth(any));
         }
-        assert!(rmse(&shuffled, &test) > smart);
+        for learner in families() {
+            assert!(rmse(learner, &shuffled, &test) > smart);
+        }
     }
 
     #[test]
@@ -194,28 +196,67 @@ mod tests {
         for i in 0..train.len() - 1 {
             shifted.take(train.row(i), train.truth(i + 1));
         }
-        assert!(rmse(&shifted, &test) > 1.1 * rmse(&train, &test));
+        let cancel = AtomicBool::new(false);
+        for [mut wrong, mut right] in families().into_iter().zip(families()).map(|(a, b)| [a, b]) {
+            wrong.learn(&shifted, &cancel).unwrap();
+            right.learn(&train, &cancel).unwrap();
+            let (wrong, right) = (wrong.model(&cancel).unwrap(), right.model(&cancel).unwrap());
+            // Of the trees each kind by itself: smart persistence among them has no target.
+            let pairs = match right.parts() {
+                [] => vec![(&wrong, &right)],
+                [learned @ .., _] => wrong.parts().iter().zip(learned).collect(),
+            };
+            for (wrong, right) in pairs {
+                let (wrong, right) = (score(&test, wrong), score(&test, right));
+                assert!(wrong > 1.1 * right, "{wrong} {right}");
+            }
+        }
     }
 
     #[test]
-    fn a_team_resumes_from_its_own_model_and_from_no_other() {
+    fn a_ridge_resumes_from_its_own_model_and_trees_from_none() {
         let ([train, test], cancel) = (rows(), AtomicBool::new(false));
-        let mut whole = product(1);
+        let mut whole = product_ridge();
         whole.learn(&train, &cancel).unwrap();
         let first = whole.model(&cancel).unwrap();
         whole.learn(&test, &cancel).unwrap();
-        let mut resumed = product(1);
+        let mut resumed = product_ridge();
         assert!(resumed.resume(&first));
         resumed.learn(&test, &cancel).unwrap();
         assert_eq!(
             resumed.model(&cancel).unwrap(),
             whole.model(&cancel).unwrap()
         );
-        assert!(!product(1).resume(&Model::Smart));
-        assert!(!product(1).resume(&Model::Blend(vec![Model::Smart, Model::Smart])));
-        assert!(matches!(
-            product(1).learn(&train, &AtomicBool::new(true)),
-            Err(LearnError::Cancelled)
-        ));
+        assert!(!product_ridge().resume(&Model::Smart));
+        let mut trees = product(1);
+        trees.learn(&test, &cancel).unwrap();
+        let model = trees.model(&cancel).unwrap();
+        assert!(!product(1).resume(&model));
+    }
+
+    #[test]
+    fn cancelling_ends_learning_and_fitting_and_nothing_learned_has_a_name() {
+        let ([_, test], cancelled) = (rows(), AtomicBool::new(true));
+        for mut learner in families() {
+            let none = learner.model(&AtomicBool::new(false));
+            assert!(matches!(none, Err(LearnError::NoRows)));
+            let learn = learner.learn(&test, &cancelled);
+            assert!(matches!(learn, Err(LearnError::Cancelled)));
+            learner.learn(&test, &AtomicBool::new(false)).unwrap();
+            let model = learner.model(&cancelled);
+            assert!(matches!(model, Err(LearnError::Cancelled)));
+        }
+    }
+
+    #[test]
+    fn a_seed_decides_the_trees() {
+        let ([_, test], cancel) = (rows(), AtomicBool::new(false));
+        let model = |seed| {
+            let mut learner = product(seed);
+            learner.learn(&test, &cancel).unwrap();
+            learner.model(&cancel).unwrap()
+        };
+        assert_eq!(model(1), model(1));
+        assert_ne!(model(1), model(2));
     }
 }

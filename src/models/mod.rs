@@ -9,17 +9,21 @@ pub mod interval;
 mod learner;
 pub mod ridge;
 pub mod score;
+pub mod trees;
+
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-pub use learner::{LearnError, Learner, RidgeLearner, Team, product, product_ridge};
+pub use learner::{LearnError, Learner, RidgeLearner, product, product_ridge};
 
 use crate::features::{Facts, MAX_PER_CAPACITY, Plan, Row};
 use crate::reading::TimestampMs;
 use codec::{Decoder, Encoder};
 use interval::Interval;
 use ridge::Ridge;
+use trees::{Binner, Booster, Forest};
 
 const MAGIC: [u8; 8] = *b"nwmodel\0";
 const FORMAT: u32 = 1;
@@ -66,6 +70,22 @@ pub enum Model {
     Ridge(Ridge),
     /// The plain mean of others.
     Blend(Vec<Model>),
+    /// Boosted trees on capacity-scaled power.
+    Boosted {
+        /// Turns a row into the codes that the trees compare; shared with [`Model::Extra`].
+        binner: Arc<Binner>,
+        /// The trees.
+        booster: Booster,
+    },
+    /// Extra-trees on capacity-scaled power.
+    Extra {
+        /// Turns a row into the codes that the trees compare; shared with [`Model::Boosted`].
+        binner: Arc<Binner>,
+        /// The trees.
+        forest: Forest,
+    },
+    /// The median of an odd number of others.
+    Median(Vec<Model>),
 }
 
 impl Model {
@@ -85,6 +105,13 @@ impl Model {
                 let sum: f32 = parts.iter().map(|part| part.lit(row)).sum();
                 sum / parts.len() as f32
             }
+            Model::Boosted { binner, booster } => {
+                learned(facts, || booster.predict_row(binner, row.x, facts.missing))
+            }
+            Model::Extra { binner, forest } => {
+                learned(facts, || forest.predict_row(binner, row.x, facts.missing))
+            }
+            Model::Median(parts) => median(parts.iter().map(|part| part.lit(row))),
         }
     }
 
@@ -93,7 +120,23 @@ impl Model {
         match self {
             Model::Naive | Model::Smart => true,
             Model::Ridge(ridge) => ridge.width() == width,
-            Model::Blend(parts) => parts.iter().all(|part| part.takes(width)),
+            Model::Boosted { binner, booster } => {
+                binner.features() == width && booster.features() == width
+            }
+            Model::Extra { binner, forest } => {
+                binner.features() == width && forest.features() == width
+            }
+            Model::Blend(parts) | Model::Median(parts) => {
+                parts.iter().all(|part| part.takes(width))
+            }
+        }
+    }
+
+    /// The parts of a blend or a median, in their order; none of any other family.
+    pub fn parts(&self) -> &[Model] {
+        match self {
+            Model::Blend(parts) | Model::Median(parts) => parts,
+            _ => &[],
         }
     }
 
@@ -107,29 +150,75 @@ impl Model {
             }
             Model::Blend(parts) => {
                 out.u8(3);
-                out.len(parts.len());
-                parts.iter().for_each(|part| part.encode(out));
+                Self::encode_parts(parts, out);
+            }
+            Model::Boosted { binner, booster } => {
+                out.u8(4);
+                binner.encode(out);
+                booster.encode(out);
+            }
+            Model::Extra { binner, forest } => {
+                out.u8(5);
+                binner.encode(out);
+                forest.encode(out);
+            }
+            Model::Median(parts) => {
+                out.u8(6);
+                Self::encode_parts(parts, out);
             }
         }
     }
 
-    /// `nested`: inside a blend, where no second one may be, so that depth is bounded.
+    fn encode_parts(parts: &[Model], out: &mut Encoder) {
+        out.len(parts.len());
+        parts.iter().for_each(|part| part.encode(out));
+    }
+
+    /// Parts hold no parts themselves, so that depth is bounded.
+    fn decode_parts(from: &mut Decoder<'_>) -> Result<Vec<Self>, CodecError> {
+        match from.len(MAX_PARTS, 1)? {
+            0 => Err(CodecError::Malformed("a blend of nothing")),
+            n => (0..n).map(|_| Self::decode(from, true)).collect(),
+        }
+    }
+
+    /// `nested`: inside a blend or a median.
     fn decode(from: &mut Decoder<'_>, nested: bool) -> Result<Self, CodecError> {
         Ok(match from.u8()? {
             0 => Model::Naive,
             1 => Model::Smart,
             2 => Model::Ridge(Ridge::decode(from)?),
-            3 if !nested => match from.len(MAX_PARTS, 1)? {
-                0 => return Err(CodecError::Malformed("a blend of nothing")),
-                n => Model::Blend(
-                    (0..n)
-                        .map(|_| Self::decode(from, true))
-                        .collect::<Result<_, _>>()?,
-                ),
+            3 if !nested => Model::Blend(Self::decode_parts(from)?),
+            4 => Model::Boosted {
+                binner: Arc::new(Binner::decode(from)?),
+                booster: Booster::decode(from)?,
             },
+            5 => Model::Extra {
+                binner: Arc::new(Binner::decode(from)?),
+                forest: Forest::decode(from)?,
+            },
+            6 if !nested => {
+                let parts = Self::decode_parts(from)?;
+                if parts.len().is_multiple_of(2) {
+                    return Err(CodecError::Malformed("a median of an even number"));
+                }
+                Model::Median(parts)
+            }
             _ => return Err(CodecError::Malformed("a family is not known")),
         })
     }
+}
+
+/// The middle one of an odd number of forecasts.
+fn median(forecasts_w: impl Iterator<Item = f32>) -> f32 {
+    let mut sorted = [0.0; MAX_PARTS];
+    let mut n = 0;
+    for (place, forecast_w) in sorted.iter_mut().zip(forecasts_w) {
+        *place = forecast_w;
+        n += 1;
+    }
+    sorted[..n].sort_unstable_by(f32::total_cmp);
+    sorted[n / 2]
 }
 
 /// A learned value per capacity as watts within sane bounds.
@@ -288,27 +377,133 @@ mod tests {
         }
     }
 
+    /// A few trees over two features, as the product puts them together.
+    fn trees() -> Artifact {
+        let mut learner = trees::TreesLearner::new(
+            trees::Settings {
+                trees: 2,
+                leaves: 4,
+                min_child: 2,
+                ..Default::default()
+            }
+            .into(),
+            trees::ExtraSettings {
+                trees: 2,
+                ..Default::default()
+            }
+            .into(),
+        )
+        .unwrap();
+        let mut rows = crate::features::Matrix::new();
+        for i in 0..200 {
+            let x = [(i % 5) as f32, (i % 7) as f32];
+            let mut facts = facts();
+            facts.missing = u64::from(i % 11 == 0);
+            let truth = crate::features::Truth {
+                y_w: 10.0 * x[0] + x[1],
+                daylight: true,
+            };
+            crate::features::Sink::take(&mut rows, Row { x: &x, facts }, truth);
+        }
+        let no = std::sync::atomic::AtomicBool::new(false);
+        learner.learn(&rows, &no).unwrap();
+        Artifact {
+            model: learner.model(&no).unwrap(),
+            ..artifact()
+        }
+    }
+
     #[test]
     fn an_artifact_survives_its_bytes() {
         let a = artifact();
         assert!(a.interval.is_some());
         assert_eq!(Artifact::from_bytes(&a.to_bytes()), Ok(a.clone()));
         assert_eq!(a.to_bytes(), artifact().to_bytes());
+        let a = trees();
+        assert_eq!(Artifact::from_bytes(&a.to_bytes()), Ok(a.clone()));
+        assert_eq!(a.to_bytes(), trees().to_bytes());
     }
 
     #[test]
     fn every_damaged_byte_and_every_cut_is_a_typed_error() {
-        let bytes = artifact().to_bytes();
-        for i in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[i] ^= 0x10;
-            assert!(Artifact::from_bytes(&bad).is_err(), "byte {i}");
-            assert!(Artifact::from_bytes(&bytes[..i]).is_err(), "cut at {i}");
+        for bytes in [artifact().to_bytes(), trees().to_bytes()] {
+            for i in 0..bytes.len() {
+                let mut bad = bytes.clone();
+                bad[i] ^= 0x10;
+                assert!(Artifact::from_bytes(&bad).is_err(), "byte {i}");
+                assert!(Artifact::from_bytes(&bytes[..i]).is_err(), "cut at {i}");
+            }
         }
+        let bytes = artifact().to_bytes();
         let mut later = bytes.clone();
         later[8] = 9;
         assert_eq!(Artifact::from_bytes(&later), Err(CodecError::Format(9)));
         assert_eq!(Artifact::from_bytes(b"nonsense"), Err(CodecError::Magic));
+    }
+
+    #[test]
+    fn trees_damaged_under_a_matching_checksum_are_an_error_or_can_be_asked() {
+        let bytes = trees().to_bytes();
+        let row = Row {
+            x: &[3.0, 1.0],
+            facts: facts(),
+        };
+        for i in HEADER_BYTES..bytes.len() {
+            for flipped in [0x01, 0x80, 0xFF] {
+                let mut forged = bytes.clone();
+                forged[i] ^= flipped;
+                let sum = Sha256::digest(&forged[HEADER_BYTES..]);
+                forged[HEADER_BYTES - 32..HEADER_BYTES].copy_from_slice(&sum);
+                if let Ok(forged) = Artifact::from_bytes(&forged) {
+                    let power_w = forged.model.predict(row);
+                    assert!((0.0..=150.0).contains(&power_w), "byte {i}: {power_w} W");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_median_is_of_an_odd_number_and_holds_no_other() {
+        let decoded = |model: &Model| {
+            let mut out = Encoder::default();
+            model.encode(&mut out);
+            Model::decode(&mut Decoder(&out.0), false)
+        };
+        let of = |n| Model::Median(vec![Model::Smart; n]);
+        assert_eq!(decoded(&of(3)), Ok(of(3)));
+        for wrong in [of(0), of(2), Model::Median(vec![of(1)])] {
+            assert!(decoded(&wrong).is_err(), "{wrong:?}");
+        }
+        let row = Row {
+            x: &[1.0, 1.0],
+            facts: facts(),
+        };
+        let middle = Model::Median(vec![Model::Smart, Model::Naive, Model::Naive]);
+        assert_eq!(middle.predict(row), 10.0);
+    }
+
+    #[test]
+    fn trees_stay_within_bounds_and_follow_the_missing_mask() {
+        let a = trees();
+        let mut row = Row {
+            x: &[4.0, 6.0],
+            facts: facts(),
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for missing in 0..4 {
+            row.facts.missing = missing;
+            let parts = a.model.parts().iter().map(|part| part.predict(row));
+            let mut parts: Vec<f32> = parts.collect();
+            parts.sort_by(f32::total_cmp);
+            assert!(parts.iter().all(|w| (0.0..=150.0).contains(w)), "{parts:?}");
+            assert_eq!(a.model.predict(row), parts[1]);
+            seen.insert(parts.iter().map(|w| w.to_bits()).collect::<Vec<_>>());
+        }
+        assert!(seen.len() > 1, "missing is not its neutral value");
+        row.facts.capacity_w = 0.0;
+        assert_eq!(a.model.predict(row), row.facts.smart_w);
+        row.facts.dark = true;
+        assert_eq!(a.model.predict(row), 0.0);
     }
 
     #[test]

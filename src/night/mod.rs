@@ -184,6 +184,17 @@ pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     params: &NightParams,
     cancel: &AtomicBool,
 ) -> Result<NightReport, NightError> {
+    run_with(|| product(params.seed), rows, live, params, cancel)
+}
+
+/// [`run`] with learners that know nothing from `fresh`.
+fn run_with<L: Learner, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    fresh: impl Fn() -> L,
+    rows: impl IntoIterator<Item = Result<(DeviceId, TimestampMs, Values), E>>,
+    live: Option<&Artifact>,
+    params: &NightParams,
+    cancel: &AtomicBool,
+) -> Result<NightReport, NightError> {
     let mut rows = rows
         .into_iter()
         .map(|r| r.map_err(|e| NightError::Rows(e.into())));
@@ -207,10 +218,10 @@ pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     )?;
     let live = live.filter(|live| live.fits(&plan));
 
-    let mut learner = product(params.seed);
+    let mut learner = fresh();
     let mut resumed = live.filter(|_| params.mode == Mode::Incremental);
     if resumed.is_some_and(|live| !learner.resume(&live.model)) {
-        learner = product(params.seed);
+        learner = fresh();
         resumed = None;
     }
     let mut days = Days {
@@ -284,7 +295,7 @@ pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         return Ok(report);
     }
     let model = match learner.model(cancel) {
-        Err(LearnError::Ridge(crate::models::ridge::RidgeError::NoRows)) => {
+        Err(LearnError::NoRows) => {
             report.reason = "No row has power to learn from.".to_owned();
             return Ok(report);
         }
@@ -309,6 +320,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::models::product_ridge;
     use crate::reading::Field;
     use crate::testing::{Lots, readings};
 
@@ -392,16 +404,17 @@ mod tests {
             .filter(|(_, ts, _)| *ts < cut)
             .cloned()
             .collect();
-        let live = artifact(&night(&first, None, &params()));
-        let full = night(&rows, Some(&live), &params());
-        let incremental = night(
-            &rows,
-            Some(&live),
-            &NightParams {
-                mode: Mode::Incremental,
-                ..params()
-            },
-        );
+        let ridge = |rows: &Rows, live: Option<&Artifact>, params: &NightParams| {
+            let rows = rows.iter().cloned().map(Ok::<_, Infallible>);
+            run_with(product_ridge, rows, live, params, &AtomicBool::new(false)).unwrap()
+        };
+        let days_since = NightParams {
+            mode: Mode::Incremental,
+            ..params()
+        };
+        let live = artifact(&ridge(&first, None, &params()));
+        let full = ridge(&rows, Some(&live), &params());
+        let incremental = ridge(&rows, Some(&live), &days_since);
         assert_eq!(incremental.mode, Mode::Incremental);
         assert!(incremental.rows_train < full.rows_train / 5);
         assert_eq!(
@@ -410,6 +423,11 @@ mod tests {
         );
         assert_eq!(incremental.scores, full.scores);
         assert_eq!(incremental.model, full.model);
+        // Trees cannot be taken up, so the product's night is a full one whatever was asked.
+        let live = artifact(&night(&first, None, &params()));
+        let asked = night(&rows, Some(&live), &days_since);
+        assert_eq!(asked.mode, Mode::Full);
+        assert_eq!(asked, night(&rows, Some(&live), &params()));
     }
 
     #[test]
