@@ -243,7 +243,7 @@ impl Default for TrainingConfig {
             schedule: Schedule::default(),
             lookback_days: 180,
             min_days: 7,
-            holdback_days: 3,
+            holdback_days: 7,
             horizon_min: 15,
             promote: Promote::default(),
         }

@@ -197,7 +197,7 @@ fn a_forecast_is_settled_with_what_was_measured() {
 #[test]
 fn the_demo_ends_with_its_table() {
     let out = Command::new(NIGHTWATT)
-        .args(["demo", "--once", "--days", "14"])
+        .args(["demo", "--once", "--days", "16"])
         .output()
         .unwrap();
     let text = String::from_utf8(out.stdout).unwrap();

@@ -39,8 +39,8 @@ pub struct DemoArgs {
     /// Stop after the table
     #[arg(long)]
     pub once: bool,
-    /// Days of history to simulate, 12 to 30
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(12..=30))]
+    /// Days of history to simulate, 16 to 30
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(16..=30))]
     pub days: u16,
     /// Trackers to simulate
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=20))]
