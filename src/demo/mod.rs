@@ -162,7 +162,7 @@ async fn tell(
     );
     let mut trackers = Trackers::connect(params, broker).await?;
     let sent = trackers.send_until(now).await?;
-    let mut shown = Progress::default();
+    let mut shown = Progress;
     wait_for("the history to be stored", STORE_LIMIT, || {
         let rows = station.status().ok()?.daemon?.rows;
         shown.show(rows, sent);
