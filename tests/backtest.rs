@@ -41,6 +41,17 @@ fn agrees(report: &BacktestReport, name: &str, mae: f64, rmse: f64) {
     }
 }
 
+/// Fails unless what is served has at most these errors and beats smart persistence by both. The
+/// limits leave some 2 % to what was measured when the learners were chosen.
+fn serves_at_most(report: &BacktestReport, mae: f64, rmse: f64) {
+    let live = report.result("live").expect("always reported");
+    assert!(live.mae <= mae && live.rmse <= rmse, "{live:?}");
+    assert!(
+        live.skill_mae > Some(0.0) && live.skill_rmse > Some(0.0),
+        "{live:?}"
+    );
+}
+
 const MADRID: &str = "--site=40.45,-3.73,Europe/Madrid";
 const REUNION: &str = "--site=-21.34,55.49,Indian/Reunion";
 
@@ -55,7 +66,7 @@ fn upm_pooled_agrees_with_the_benches_within_ten_seconds_and_300_mib() {
     agrees(&report, "naive", 62.53, 147.70);
     agrees(&report, "smart", 51.12, 141.68);
     let live = report.result("live").expect("always reported");
-    assert!(live.skill_rmse > Some(0.0), "{live:?}");
+    serves_at_most(&report, 48.0, 127.0);
     assert!(
         live.coverage_p10_p90
             .is_some_and(|c| (0.7..0.9).contains(&c)),
@@ -77,6 +88,7 @@ fn upm_one_device_agrees_with_the_benches() {
     let report = backtest(&file, &["--device", "upm-1-47596", MADRID]);
     agrees(&report, "naive", 66.61, 116.53);
     agrees(&report, "smart", 55.05, 111.67);
+    serves_at_most(&report, 50.3, 100.1);
 }
 
 #[test]
@@ -87,6 +99,7 @@ fn enerpos_agrees_with_the_benches() {
     let report = backtest(&file, &[REUNION]);
     agrees(&report, "naive", 713.24, 1234.55);
     agrees(&report, "smart", 554.84, 1190.46);
+    serves_at_most(&report, 515.0, 935.0);
 }
 
 #[test]
@@ -106,11 +119,12 @@ fn sixty_nights_of_one_device_agree_with_the_benches() {
     let report = backtest(&file, &args);
     agrees(&report, "naive", 66.83, 122.04);
     agrees(&report, "smart", 56.86, 118.01);
-    let live = report.result("live").expect("always reported");
-    assert!(
-        live.skill_mae > Some(0.0) && live.skill_rmse > Some(0.0),
-        "{live:?}"
-    );
+    serves_at_most(&report, 55.7, 110.5);
+    let incremental = |name| {
+        let mut all = report.results.iter();
+        all.any(|r| r.name == name && r.mode == "incremental")
+    };
+    assert!(incremental("ridge") && !incremental("live"));
 }
 
 #[test]

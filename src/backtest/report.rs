@@ -83,7 +83,7 @@ pub fn render(reports: &[BacktestReport]) -> String {
         );
         let _ = writeln!(
             out,
-            "{:<6} {:<11} {:>8} {:>8} {:>6} {:>7} {:>8} {:>7} {:>6} {:>4}",
+            "{:<7} {:<11} {:>8} {:>8} {:>6} {:>7} {:>7} {:>7} {:>6} {:>4}",
             "name", "mode", "MAE", "RMSE", "R2", "skill", "train s", "KiB", "us/row", "80%"
         );
         for r in &report.results {
@@ -92,7 +92,7 @@ pub fn render(reports: &[BacktestReport]) -> String {
             let percent = r.coverage_p10_p90.map(|c| c * 100.0);
             let _ = writeln!(
                 out,
-                "{:<6} {:<11} {:>8.2} {:>8.2} {:>6} {:>7} {:>8.3} {:>7.1} {:>6.2} {:>4}",
+                "{:<7} {:<11} {:>8.2} {:>8.2} {:>6} {:>7} {:>7.2} {:>7.1} {:>6.2} {:>4}",
                 r.name,
                 r.mode,
                 r.mae,

@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn an_equal_candidate_is_kept_out_unless_a_loss_is_tolerated() {
-        let rows = readings(&["a"], 25, 10, 0.02, 1);
+        let rows = readings(&["a", "b"], 25, 10, 0.02, 1);
         let live = artifact(&night(&rows, None, &params()));
         let report = night(&rows, Some(&live), &params());
         assert_eq!(report.decision, Decision::Keep, "{}", report.reason);
@@ -491,6 +491,19 @@ mod tests {
             let report = night(&rows, None, &params());
             assert_ne!(report.decision, Decision::Promote, "{}", report.reason);
         }
+    }
+
+    #[test]
+    fn a_week_is_enough_for_a_night() {
+        let first_week = NightParams {
+            holdback_days: 1,
+            min_train_days: 3,
+            ..params()
+        };
+        let rows = readings(&["a"], 7, 10, 0.0, 1);
+        let report = night(&rows, None, &first_week);
+        assert_ne!(report.decision, Decision::Skip, "{}", report.reason);
+        assert!(artifact(&report).model.parts().len() == 3);
     }
 
     #[test]
