@@ -43,6 +43,8 @@ pub struct DaemonStatus {
     pub duplicates: u64,
     /// Messages kept aside since start.
     pub rejects: u64,
+    /// Readings since start whose own time was too old or too far ahead to be believed.
+    pub doubtful_times: u64,
     /// True while commits fail.
     pub store_failing: bool,
     /// A training run is going on.
@@ -218,6 +220,16 @@ pub fn judge(s: &Status) -> Verdict {
             "check that the devices have power and network",
         );
     }
+    if daemon.doubtful_times > 0 {
+        return say(
+            Level::Attention,
+            format!(
+                "{} readings carried a time that cannot be believed",
+                daemon.doubtful_times
+            ),
+            "set the devices' clocks; to take old recordings in, raise mqtt.max_age_days",
+        );
+    }
     if let Some(run) = s
         .last_run
         .as_ref()
@@ -295,6 +307,18 @@ pub fn render(s: &Status) -> String {
         ),
     }
     line("store", store_line(s));
+    if !s.store.rejects.is_empty() {
+        let reasons: Vec<String> = s
+            .store
+            .rejects
+            .iter()
+            .map(|r| format!("{} {}", r.count, r.reason))
+            .collect();
+        line(
+            "refused",
+            format!("{} (samples in table quarantine)", reasons.join(", ")),
+        );
+    }
     for (device, at, power) in s.devices.iter().take(8) {
         let power = power.map_or("no power".into(), |p| format!("{p:.1} W"));
         let forecast = s.forecasts.iter().find(|f| f.device == *device);
@@ -340,10 +364,6 @@ fn store_line(s: &Status) -> String {
     if let Some(free) = s.disk_free_bytes {
         let _ = write!(text, ", {} free", size(free));
     }
-    let refused: i64 = s.store.rejects.iter().map(|r| r.count).sum();
-    if let Some(top) = s.store.rejects.first() {
-        let _ = write!(text, "; {refused} refused (most: {})", top.reason);
-    }
     text
 }
 
@@ -353,7 +373,7 @@ fn forecast_words(f: &ForecastRow) -> String {
         _ => String::new(),
     };
     format!(
-        "in {} min {:.1} W{band} by {}",
+        "+{} min {:.1} W{band} {}",
         f.horizon_min, f.power_w, f.source
     )
 }

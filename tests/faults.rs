@@ -1,6 +1,6 @@
 //! Killed in mid-stream: nothing that was published with QoS 1 is lost, nothing is stored twice.
 
-use crate::intake::{numbered, publish};
+use crate::intake::{now_plus_s, numbered, publish};
 use crate::support::{Broker, Station, wait_for};
 
 #[test]
@@ -37,4 +37,36 @@ fn kill_9_in_mid_stream_loses_and_doubles_nothing() {
     );
     assert_eq!(station.rows(), MESSAGES);
     assert_eq!(station.query::<String>("PRAGMA integrity_check"), "ok");
+}
+
+/// Closing the database in a foreign program deletes the WAL where nobody seems to have it open. The
+/// daemon's own readers must not lose it the lock that says somebody has.
+#[test]
+fn a_foreign_reader_does_not_take_the_wal_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut station = Station::new(&broker.url(), "");
+    station.start();
+    station.wait_connected();
+    let send = |power: i64| {
+        let payload = format!("{{\"ts\":\"{}\",\"power\":{power}}}", now_plus_s(power));
+        publish(&broker, "solar/t/telemetry", false, &[&payload]);
+        wait_for("the row", 10, || (station.rows() == power).then_some(()));
+    };
+    send(1);
+    station.status();
+    let foreign = rusqlite::Connection::open(station.db()).unwrap();
+    let _: i64 = foreign
+        .query_row("SELECT count(*) FROM telemetry", [], |r| r.get(0))
+        .unwrap();
+    foreign.close().unwrap();
+    assert!(
+        station.db().with_extension("db-wal").exists(),
+        "the WAL of a running daemon is gone"
+    );
+    send(2);
+    send(3);
+    assert_eq!(station.status()["verdict"]["level"], "ok");
+    station.kill_9();
+    assert_eq!(station.rows(), 3);
 }

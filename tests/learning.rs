@@ -73,7 +73,7 @@ fn a_night_ends_with_an_outcome_and_forecasts_are_published_and_kept() {
     if state == "live" {
         station.run(&["train"]);
         let second = wait_for("the second night's outcome", 120, || {
-            let out = station.run(&["runs", "show", "2"]);
+            let out = station.run(&["runs", "show", "2", "--json"]);
             let run: serde_json::Value = serde_json::from_slice(&out.stdout).ok()?;
             run["outcome"].is_string().then_some(run)
         });

@@ -208,7 +208,9 @@ pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
             } else {
                 None
             };
-            train.iter().try_for_each(|day| learner.learn(day, &cancel))?;
+            train
+                .iter()
+                .try_for_each(|day| learner.learn(day, &cancel))?;
             Ok((learner.model(&cancel)?, interval))
         })?;
         for day in &test {

@@ -5,6 +5,7 @@ pub(crate) mod tables;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
 use hyper::Method;
@@ -14,6 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Surroundings};
 use crate::errors::chain;
 use crate::http::client::{self, ClientError};
+use crate::mqtt::link::LinkOptions;
 use crate::mqtt::play::Played;
 use crate::reading::{DeviceId, Reading};
 use crate::shutdown::Shutdown;
@@ -89,7 +91,7 @@ enum Verb {
 #[derive(Args)]
 struct JsonArg {
     /// Print JSON; its fields are a contract and only ever added to
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -171,6 +173,21 @@ pub fn main(cli: Cli) -> Exit {
 }
 
 fn dispatch(cli: Cli) -> Outcome {
+    let reads_no_configuration = match &cli.command {
+        Verb::Backtest(_) | Verb::Simulate(_) | Verb::Replay(_) => true,
+        #[cfg(feature = "demo")]
+        Verb::Demo(_) => true,
+        _ => false,
+    };
+    if reads_no_configuration && cli.config.is_some() {
+        let text = "this command reads no configuration; give what it needs as arguments";
+        return Err(Failure(Exit::Usage, text.into()));
+    }
+    if !matches!(cli.command, Verb::Run | Verb::Trainer) && !reads_no_configuration {
+        // Whoever reads only the first lines (`| head`) is no error.
+        let always = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always)?;
+    }
     let config = || load(cli.config.as_deref());
     match cli.command {
         #[cfg(feature = "demo")]
@@ -275,6 +292,9 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
 }
 
 fn check_config(config: &Config) -> Outcome {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    LinkOptions::new(&config.mqtt, "", credentials.as_deref())
+        .map_err(|e| Failure(Exit::Usage, chain(&e)))?;
     println!("configuration is valid");
     println!(
         "  broker    {} as {:?}",
@@ -319,7 +339,10 @@ fn show_status(config: &Config, json: bool) -> Outcome {
             let now = SystemClock.now();
             let status = status::gather(&config.store.path, None, now, clock::plausible(now))
                 .map_err(|e| {
-                    let text = format!("the daemon is not running, and {}", chain(&e));
+                    let text = format!(
+                        "the daemon is not running (nightwatt run), and {}",
+                        chain(&e)
+                    );
                     Failure(Exit::NoDaemon, text)
                 })?;
             (status, Exit::NoDaemon)
@@ -345,7 +368,11 @@ fn train(config: Config, json: bool) -> Outcome {
         }
     })?;
     let Some(end) = end else {
-        println!("the daemon learns now; `nightwatt runs` shows the outcome");
+        if json {
+            println!("{}", serde_json::json!({ "queued": true }));
+        } else {
+            println!("the daemon learns now; `nightwatt runs` shows the outcome");
+        }
         return Ok(Exit::Done);
     };
     if json {
@@ -401,7 +428,11 @@ fn runs(config: &Config, args: RunsArgs) -> Outcome {
                     format!("there is no run {run_id}; `nightwatt runs` lists them"),
                 )
             })?;
-            println!("{}", serde_json::to_string_pretty(&run)?);
+            if args.json.json {
+                println!("{}", serde_json::to_string_pretty(&run)?);
+            } else {
+                print!("{}", tables::run(&run));
+            }
         }
         None => {
             let runs = reader.runs(30)?;
@@ -426,7 +457,11 @@ fn models(config: &Config, args: ModelsArgs) -> Outcome {
     match args.verb {
         Some(ModelsVerb::Show { version }) => {
             let model = reader.model(version)?.ok_or_else(|| unknown(version))?;
-            println!("{}", serde_json::to_string_pretty(&model)?);
+            if args.json.json {
+                println!("{}", serde_json::to_string_pretty(&model)?);
+            } else {
+                print!("{}", tables::model(&model));
+            }
         }
         Some(ModelsVerb::Export { version, file }) => {
             let bytes = reader

@@ -64,6 +64,33 @@ pub(crate) fn runs(runs: &[RunRow]) -> String {
     out
 }
 
+/// One run with everything it measured.
+pub(crate) fn run(r: &RunRow) -> String {
+    let outcome = r.outcome.map_or("running", RunOutcome::as_str);
+    let reason = r.reason.as_deref().unwrap_or("");
+    let mut out = format!(
+        "run {} ({}, {}): {outcome}\n{reason}\n",
+        r.run_id, r.kind, r.trigger
+    );
+    let ended = r.ended.map_or("still running".into(), minute);
+    let _ = writeln!(out, "{} to {ended} UTC", minute(r.started));
+    out + &r.report.as_ref().map_or(String::new(), measured)
+}
+
+/// One model with what it scored when it was judged.
+pub(crate) fn model(m: &ModelRow) -> String {
+    let mut out = format!(
+        "model {}: {}, {} bytes\n{}\n",
+        m.version, m.state, m.size, m.reason
+    );
+    let _ = writeln!(out, "made {} UTC", minute(m.created));
+    out + &measured(&m.metrics)
+}
+
+fn measured(report: &serde_json::Value) -> String {
+    serde_json::from_value(report.clone()).map_or(String::new(), |report| night(&report))
+}
+
 /// The models.
 pub(crate) fn models(models: &[ModelRow]) -> String {
     if models.is_empty() {

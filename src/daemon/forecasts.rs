@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -22,8 +22,6 @@ use crate::trainer::night_params;
 
 /// The envelope looks 14 days back; one more covers the day that has begun.
 const WARM_UP_MS: i64 = 15 * 86_400_000;
-/// Least time between two forecasts of a device.
-const SPACING: Duration = Duration::from_secs(60);
 /// A reading older than this is history and nothing to forecast from.
 const FRESH_MS: i64 = 10 * 60_000;
 /// How often it is looked whether a minute has passed on the wall clock.
@@ -54,7 +52,7 @@ impl Forecasts {
         let Some(mut forecaster) = self.warm_up().await else {
             return;
         };
-        let mut last: HashMap<DeviceId, Instant> = HashMap::new();
+        let mut last: HashMap<DeviceId, i64> = HashMap::new();
         let mut look = tokio::time::interval(SETTLE_LOOK);
         let mut settled_minute = 0;
         loop {
@@ -108,22 +106,25 @@ impl Forecasts {
         &self,
         forecaster: &mut Forecaster,
         readings: &[Reading],
-        last: &mut HashMap<DeviceId, Instant>,
+        last: &mut HashMap<DeviceId, i64>,
     ) -> Vec<(DeviceId, Forecast)> {
         for reading in readings.iter().filter(|r| r.can_be_learnt_from()) {
             forecaster.push(&reading.device, reading.ts, &reading.values);
         }
-        let (now, instant) = (self.clock.now(), Instant::now());
+        let now = self.clock.now();
         let mut made = Vec::new();
-        for reading in readings.iter().filter(|r| now.0 - r.ts.0 <= FRESH_MS) {
-            let due = last
-                .get(&reading.device)
-                .is_none_or(|l| instant - *l >= SPACING);
-            if !due {
+        for reading in readings
+            .iter()
+            .filter(|r| r.can_be_learnt_from() && now.0 - r.ts.0 <= FRESH_MS)
+        {
+            // By the device's own minutes: a device that reports once a minute, give or take, gets a
+            // forecast each time.
+            let minute = reading.ts.0 / 60_000;
+            if last.get(&reading.device).is_some_and(|l| *l >= minute) {
                 continue;
             }
             if let Some(forecast) = forecaster.forecast(&reading.device, now) {
-                last.insert(reading.device.clone(), instant);
+                last.insert(reading.device.clone(), minute);
                 made.push((reading.device.clone(), forecast));
             }
         }

@@ -308,6 +308,7 @@ impl Station for RunningStation {
             rows: gauges.rows.load(Ordering::Relaxed),
             duplicates: gauges.duplicates.load(Ordering::Relaxed),
             rejects: gauges.rejects.load(Ordering::Relaxed),
+            doubtful_times: gauges.doubtful.load(Ordering::Relaxed),
             store_failing: gauges.failing.load(Ordering::Relaxed),
             training: self.training.load(Ordering::Relaxed),
             next_night,

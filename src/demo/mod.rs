@@ -193,6 +193,7 @@ async fn tell(
     println!("{outcome:<9} {reason}\n");
     print!("{}", tables::night(&report));
 
+    let asked = SystemClock.now();
     trackers.send_next().await?;
     let wanted = usize::from(args.devices);
     let forecasts = wait_for("the first forecasts by the new model", NIGHT_LIMIT, || {
@@ -200,10 +201,7 @@ async fn tell(
             .ok()?
             .latest_forecasts()
             .ok()?;
-        let made = rows
-            .iter()
-            .filter(|f| report.scores.is_empty() || f.source == "model" || outcome != "promoted")
-            .count();
+        let made = rows.iter().filter(|f| f.issued >= asked).count();
         (made == wanted).then_some(rows)
     })
     .await?;

@@ -112,17 +112,21 @@ pub fn parse(
 
 /// The device: named by the payload, else by the topic level of the filter's first `+`.
 fn device(object: &Map<String, Value>, topic: &str, filter: &str) -> Option<DeviceId> {
-    let named = DEVICE_KEYS.iter().find_map(|k| object.get(*k)?.as_str());
+    let named = DEVICE_KEYS.iter().find_map(|k| match object.get(*k)? {
+        Value::String(name) => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
     let level = || {
         let i = filter.split('/').position(|level| level == "+")?;
-        topic.split('/').nth(i)
+        topic.split('/').nth(i).map(str::to_owned)
     };
     let name = named.or_else(level)?;
     let usable = !name.is_empty()
         && name.chars().count() <= MAX_DEVICE_CHARS
         && !name.contains(['/', '+', '#'])
         && !name.chars().any(char::is_control);
-    usable.then(|| DeviceId::new(name))
+    usable.then(|| DeviceId::new(&name))
 }
 
 fn own_time(object: &Map<String, Value>, zone: Tz) -> Result<Option<TimestampMs>, RejectReason> {
@@ -198,9 +202,12 @@ fn values(object: &Map<String, Value>, rule: &TopicRule) -> Result<Values, Rejec
     }
 }
 
+/// Beyond any unit a device could mean.
+const GREATEST: f64 = 1e9;
+
 /// A number, a number in quotes, a switch, or a word for "no value".
 fn number(value: &Value) -> Result<Option<f64>, RejectReason> {
-    match value {
+    let number = match value {
         Value::Null => Ok(None),
         Value::Bool(on) => Ok(Some(f64::from(u8::from(*on)))),
         Value::Number(n) => Ok(n.as_f64()),
@@ -211,6 +218,10 @@ fn number(value: &Value) -> Result<Option<f64>, RejectReason> {
             other => other.parse().map(Some).map_err(|_| RejectReason::BadValue),
         },
         Value::Array(_) | Value::Object(_) => Err(RejectReason::BadValue),
+    }?;
+    match number {
+        Some(n) if n.abs() > GREATEST => Err(RejectReason::BadValue),
+        sound => Ok(sound),
     }
 }
 
@@ -381,6 +392,8 @@ mod tests {
             (r#"{"ts":{},"power":1}"#, RejectReason::BadTime),
             (r#"{"power":"lots"}"#, RejectReason::BadValue),
             (r#"{"power":[1]}"#, RejectReason::BadValue),
+            (r#"{"power":1e300}"#, RejectReason::BadValue),
+            (r#"{"power":"inf"}"#, RejectReason::BadValue),
             (r#"{"watts":1}"#, RejectReason::NoValues),
             (large.as_str(), RejectReason::TooLarge),
         ] {

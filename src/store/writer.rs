@@ -80,6 +80,8 @@ pub struct WriterGauges {
     pub rows: AtomicU64,
     /// Rows that were already there.
     pub duplicates: AtomicU64,
+    /// Rows stored under their time of receipt because their own could not be believed.
+    pub doubtful: AtomicU64,
     /// Messages kept aside.
     pub rejects: AtomicU64,
     /// Commits.
@@ -297,6 +299,7 @@ impl Thread {
         g.rows.fetch_add(counts.rows, Ordering::Relaxed);
         g.duplicates.fetch_add(counts.duplicates, Ordering::Relaxed);
         g.rejects.fetch_add(counts.rejects, Ordering::Relaxed);
+        g.doubtful.fetch_add(counts.doubtful, Ordering::Relaxed);
         g.commits.fetch_add(1, Ordering::Relaxed);
         let last = batch
             .iter()
@@ -334,6 +337,7 @@ struct Counts {
     rows: u64,
     duplicates: u64,
     rejects: u64,
+    doubtful: u64,
 }
 
 /// All of the batch or none of it.
@@ -346,6 +350,7 @@ fn write_batch(
     let mut counts = Counts::default();
     for append in batch {
         for reading in &append.readings {
+            counts.doubtful += u64::from(reading.time_source == TimeSource::Implausible);
             let device = device(&tx, devices, reading)?;
             if write_reading(&tx, device, reading)? {
                 counts.rows += 1;

@@ -1,5 +1,6 @@
 //! What the tests share: a broker of their own, the daemon as a process, and waiting with a deadline.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
