@@ -1,9 +1,6 @@
-//! The life of a model: which states there are, which moves are legal, and which model is live.
+//! The life of a model: which states there are and which moves between them are legal.
 
 use std::fmt;
-
-use crate::reading::TimestampMs;
-use crate::store::{Reader, Store, StoreError};
 
 /// Where a model stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,68 +70,6 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// Why a model could not be moved.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No such version.
-    #[error("there is no model version {0}; `nightwatt models` lists them")]
-    Unknown(i64),
-    /// The state does not allow it.
-    #[error(
-        "model version {version} is {state} and cannot be promoted; only a candidate or a retired one can"
-    )]
-    Illegal {
-        /// Which.
-        version: i64,
-        /// Its state.
-        state: String,
-    },
-    /// There is nothing to go back to.
-    #[error("no earlier model was live; there is nothing to go back to")]
-    NoPrevious,
-}
-
-/// Makes a stored version live in one transaction; the one that was live retires.
-pub async fn promote(
-    store: &Store,
-    reader: &Reader,
-    version: i64,
-    at: TimestampMs,
-    reason: String,
-) -> Result<(), RegistryError> {
-    let row = reader
-        .model(version)?
-        .ok_or(RegistryError::Unknown(version))?;
-    let illegal = || RegistryError::Illegal {
-        version,
-        state: row.state.clone(),
-    };
-    let state = State::parse(&row.state).ok_or_else(illegal)?;
-    state.after(Move::Promote).ok_or_else(illegal)?;
-    if store.set_live(version, state.as_str(), at, reason).await? {
-        Ok(())
-    } else {
-        Err(illegal())
-    }
-}
-
-/// More than the store keeps.
-const ALL_MODELS: usize = 1000;
-
-/// The version that was live before the present one.
-pub fn previous(reader: &Reader) -> Result<i64, RegistryError> {
-    let models = reader.models(ALL_MODELS)?;
-    models
-        .iter()
-        .filter(|m| m.state == State::Retired.as_str())
-        .max_by_key(|m| m.retired)
-        .map(|m| m.version)
-        .ok_or(RegistryError::NoPrevious)
 }
 
 #[cfg(test)]

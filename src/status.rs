@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::tables::clip;
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
 use crate::store::{
@@ -408,6 +407,14 @@ fn night_line(s: &Status) -> String {
         Some(next) => format!("next in {}; last {last}", span(next.0 - s.now.0)),
         None => last,
     }
+}
+
+/// At most so many characters.
+pub(crate) fn clip(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['…']).collect()
 }
 
 fn ago(now: TimestampMs, then: TimestampMs) -> String {

@@ -9,7 +9,7 @@ use nightwatt::config::Config;
 use nightwatt::daemon::{Daemon, Surroundings};
 use nightwatt::shutdown::Shutdown;
 
-use crate::intake::publish;
+use crate::intake::{now_plus_s, publish};
 use crate::support::{Broker, NIGHTWATT, Station, wait_for};
 
 fn subscribe_once(broker: &Broker, topic: &str) -> Option<serde_json::Value> {
@@ -122,6 +122,40 @@ fn without_enough_days_a_night_is_skipped_with_the_reason() {
     assert!(text.contains("run 1 skipped"), "{text}");
     let out = station.run(&["runs"]);
     assert!(String::from_utf8(out.stdout).unwrap().contains("skipped"));
+}
+
+#[test]
+fn a_night_missed_while_off_is_caught_up_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    // Two hours from now, so that the latest occurrence was 22 hours ago whenever this runs.
+    let hour = chrono::Utc::now() + chrono::Duration::hours(2);
+    let schedule = format!(
+        "[site]\ntimezone = \"UTC\"\n[training]\nschedule = \"0 {} * * *\"",
+        hour.format("%-H")
+    );
+    let mut station = Station::new(&broker.url(), &schedule);
+    station.start();
+    station.wait_connected();
+    let old = format!("{{\"ts\":\"{}\",\"power\":1}}", now_plus_s(-2 * 86_400));
+    publish(&broker, "solar/t/telemetry", false, &[&old]);
+    wait_for("the old reading", 10, || {
+        (station.rows() == 1).then_some(())
+    });
+    station.stop();
+    for _ in 0..2 {
+        station.start();
+        wait_for("the caught-up night", 30, || {
+            let n: i64 = station.query("SELECT count(*) FROM run WHERE outcome IS NOT NULL");
+            (n == 1).then_some(())
+        });
+        station.stop();
+    }
+    assert_eq!(
+        station.query::<String>("SELECT trigger FROM run"),
+        "catch_up"
+    );
+    assert_eq!(station.query::<i64>("SELECT count(*) FROM run"), 1);
 }
 
 /// The daemon itself on a clock of ours: a forecast meets its actual value a quarter of an hour later.

@@ -49,7 +49,7 @@ impl From<Exit> for ExitCode {
 
 /// Collects solar telemetry over MQTT, learns from it every night, and forecasts power.
 #[derive(Parser)]
-#[command(name = "nightwatt", version, max_term_width = 80)]
+#[command(name = "nightwatt", version)]
 pub struct Cli {
     #[command(subcommand)]
     command: Verb,
@@ -508,22 +508,30 @@ fn forecast(config: &Config, args: ForecastArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Logs to standard error as `key=value`; `NIGHTWATT_LOG` sets the filter.
+/// Logs to standard error as `key=value`; `NIGHTWATT_LOG` sets the levels (`debug`, `warn,nightwatt=info`).
 fn log_to_stderr(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NIGHTWATT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let journald = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    let asked = std::env::var("NIGHTWATT_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let levels: tracing_subscriber::filter::Targets =
+        asked.or_else(|| default.parse().ok()).unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false);
     // The journal has times of its own.
-    if journald {
-        builder.without_time().init()
+    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().boxed()
     } else {
-        builder.init()
-    }
+        lines.boxed()
+    };
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(levels)
+        .init();
 }
 
 #[cfg(test)]

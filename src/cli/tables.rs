@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::night::NightReport;
 use crate::reading::TimestampMs;
+use crate::status::clip;
 use crate::store::{ForecastRow, ModelRow, RunOutcome, RunRow};
 
 /// The scores of a night: every forecaster on the same held-back days.
@@ -143,12 +144,4 @@ pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
 
 fn minute(ts: TimestampMs) -> String {
     ts.to_utc().format("%Y-%m-%d %H:%M").to_string()
-}
-
-/// At most so many characters.
-pub(crate) fn clip(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    text.chars().take(columns - 1).chain(['…']).collect()
 }

@@ -113,6 +113,8 @@ async fn tick(station: Station, requests: flume::Sender<Trigger>) {
             );
         }
     };
+    // A night that was missed while the station was off does not wait for the first minute.
+    look();
     let mut ticker = Ticker::every_minute(look);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::backoff::{self, Backoff};
 use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
 use super::payload;
 use super::publish::Publisher;
@@ -18,8 +19,6 @@ use crate::clock::{self, Clock};
 use crate::reading::{Reading, TimestampMs};
 use crate::store::{AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store};
 
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MOST: Duration = Duration::from_secs(60);
 /// Wrong credentials do not mend themselves, and brokers lock out those who hammer them.
 const BACKOFF_REFUSED: Duration = Duration::from_secs(300);
 /// Of a refused payload, kept to look at.
@@ -171,7 +170,7 @@ impl Intake {
     /// Receives until our DISCONNECT is out (asked for through the sender after
     /// [`IntakeShared::stop_taking`]), or, where there is no connection, until intake is to stop.
     pub async fn run(mut self) {
-        let mut backoff = BACKOFF_FIRST;
+        let mut backoff = Backoff::default();
         let mut held_back = false;
         loop {
             let polled = if held_back {
@@ -188,7 +187,7 @@ impl Intake {
                     }
                 }
                 Some(Ok(LinkEvent::Connected { session_present })) => {
-                    backoff = BACKOFF_FIRST;
+                    backoff = Backoff::default();
                     self.connected(session_present);
                 }
                 Some(Ok(LinkEvent::Subscribed { refused })) => self.subscribed(refused),
@@ -317,23 +316,13 @@ impl Intake {
 }
 
 /// Waits before the next attempt; true where intake is to stop.
-async fn wait(shared: &IntakeShared, error: &LinkError, backoff: &mut Duration) -> bool {
-    let base = match error {
-        LinkError::Refused(_) => BACKOFF_REFUSED,
-        LinkError::Setup { .. } | LinkError::Broken(_) => *backoff,
+async fn wait(shared: &IntakeShared, error: &LinkError, backoff: &mut Backoff) -> bool {
+    let delay = match error {
+        LinkError::Refused(_) => backoff::jittered(BACKOFF_REFUSED),
+        LinkError::Setup { .. } | LinkError::Broken(_) => backoff.next(),
     };
-    *backoff = (*backoff * 2).min(BACKOFF_MOST);
-    let _ = tokio::time::timeout(jittered(base), shared.wake.notified()).await;
+    let _ = tokio::time::timeout(delay, shared.wake.notified()).await;
     shared.stopping()
-}
-
-/// Between half of `base` and all of it, so that many stations do not return in step.
-pub(super) fn jittered(base: Duration) -> Duration {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish();
-    base.mul_f64(0.5 + 0.5 * (random as f64 / u64::MAX as f64))
 }
 
 #[cfg(test)]
@@ -391,13 +380,5 @@ mod tests {
         acknowledger.stored(vec![]);
         assert!(acknowledger.missed.load(Ordering::Relaxed));
         assert_eq!(rx.len(), 1);
-    }
-
-    #[test]
-    fn jitter_stays_between_half_and_all() {
-        for _ in 0..1000 {
-            let d = jittered(Duration::from_secs(10));
-            assert!((5.0..=10.0).contains(&d.as_secs_f64()), "{d:?}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! [`link`] hides which MQTT version is spoken. [`feed`] and [`play`] are the other side: they
 //! publish readings for `simulate`, `replay` and `demo`, encoded by [`flat`].
 
+mod backoff;
 pub mod broker_url;
 pub mod feed;
 pub mod flat;

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::intake::jittered;
+use super::backoff::Backoff;
 use super::link::{LinkEvent, LinkLoop, LinkOptions, LinkSender};
 
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MOST: Duration = Duration::from_secs(60);
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 
 /// Publishes without waiting. Cheap to clone.
@@ -86,11 +84,11 @@ impl Publisher {
 impl PublishLoop {
     /// Keeps the connection and sends what was asked for, until [`Publisher::finish`].
     pub async fn run(mut self) {
-        let mut backoff = BACKOFF_FIRST;
+        let mut backoff = Backoff::default();
         loop {
             match self.link.poll().await {
                 Ok(LinkEvent::Connected { .. }) => {
-                    backoff = BACKOFF_FIRST;
+                    backoff = Backoff::default();
                     self.shared.connected.store(true, Ordering::SeqCst);
                 }
                 Ok(LinkEvent::Delivered) => {
@@ -105,9 +103,8 @@ impl PublishLoop {
                         // session of ours, and rumqttc resends only into a session.
                         self.shared.outstanding.store(0, Ordering::SeqCst);
                     }
-                    let wait = jittered(backoff);
-                    backoff = (backoff * 2).min(BACKOFF_MOST);
-                    let _ = tokio::time::timeout(wait, self.shared.wake.notified()).await;
+                    let wake = self.shared.wake.notified();
+                    let _ = tokio::time::timeout(backoff.next(), wake).await;
                     if self.shared.stopping.load(Ordering::SeqCst) {
                         return;
                     }

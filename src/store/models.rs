@@ -41,38 +41,6 @@ impl Store {
         })
         .await
     }
-
-    /// Makes a stored version live, if its state is still `expected`; the one that was live retires.
-    ///
-    /// False where the version is gone or in another state: nothing has changed then.
-    pub async fn set_live(
-        &self,
-        version: i64,
-        expected: &'static str,
-        at: TimestampMs,
-        reason: String,
-    ) -> Result<bool, StoreError> {
-        self.run("make a model live", move |tx| {
-            let state: Option<String> = tx
-                .query_row(
-                    "SELECT state FROM model WHERE version = ?1",
-                    [version],
-                    |r| r.get(0),
-                )
-                .optional()?;
-            if state.as_deref() != Some(expected) {
-                return Ok(false);
-            }
-            retire_live(tx, at)?;
-            tx.execute(
-                "UPDATE model SET state = 'live', promoted_ms = ?2, retired_ms = NULL, reason = ?3
-                 WHERE version = ?1",
-                params![version, at.0, reason],
-            )?;
-            Ok(true)
-        })
-        .await
-    }
 }
 
 fn retire_live(tx: &rusqlite::Transaction<'_>, at: TimestampMs) -> rusqlite::Result<()> {

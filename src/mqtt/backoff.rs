@@ -1,0 +1,45 @@
+//! How long to wait before the next connection: one second to a minute, doubling, with jitter.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(60);
+
+/// The waits of one series of failures; a success begins a new one.
+pub(super) struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(FIRST)
+    }
+}
+
+impl Backoff {
+    /// The next wait.
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = jittered(self.0);
+        self.0 = (self.0 * 2).min(MOST);
+        wait
+    }
+}
+
+/// Between half of `base` and all of it, so that many stations do not return in step.
+pub(super) fn jittered(base: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    base.mul_f64(0.5 + 0.5 * (random as f64 / u64::MAX as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_a_minute_and_stay_within_their_jitter() {
+        let mut backoff = Backoff::default();
+        for base in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+            let wait = backoff.next().as_secs_f64();
+            assert!((base / 2.0..=base).contains(&wait), "{wait} of {base}");
+        }
+    }
+}
