@@ -55,6 +55,14 @@ fn a_foreign_reader_does_not_take_the_wal_away() {
     };
     send(1);
     station.status();
+    // SQLite's SHARED lock, as the kernel sees it: what a foreign program's close is stopped by.
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(station.db()).unwrap());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let ours = format!(" READ {} ", station.pid());
+    let held = locks
+        .lines()
+        .any(|l| l.contains(&ours) && l.contains(&format!(":{inode} ")));
+    assert!(held, "the daemon holds no lock on its database:\n{locks}");
     let foreign = rusqlite::Connection::open(station.db()).unwrap();
     let _: i64 = foreign
         .query_row("SELECT count(*) FROM telemetry", [], |r| r.get(0))
