@@ -1,6 +1,9 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
+mod run;
+mod show;
 pub(crate) mod tables;
+mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,20 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
-use hyper::Method;
 
-use crate::clock::{self, Clock, SystemClock};
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError};
-use crate::daemon::{Daemon, Surroundings};
 use crate::errors::chain;
-use crate::http::client::{self, ClientError};
-use crate::mqtt::link::LinkOptions;
 use crate::mqtt::play::Played;
-use crate::reading::{DeviceId, Reading};
 use crate::shutdown::Shutdown;
-use crate::status;
-use crate::store::{AckToken, Committed, Reader, RunOutcome, StoreLock, Writer};
-use crate::trainer::{self, RunEnd, Trigger};
+use crate::trainer::{self};
 
 /// How a command ended, as the shell sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +189,7 @@ fn dispatch(cli: Cli) -> Outcome {
         #[cfg(feature = "demo")]
         Verb::Demo(args) => {
             // The embedded broker calls every goodbye an error.
-            log_to_stderr("warn,rumqttd=off");
+            run::log_to_stderr("warn,rumqttd=off");
             block_on(async {
                 crate::demo::run(&args, Shutdown::on_signals()?)
                     .await
@@ -201,13 +197,13 @@ fn dispatch(cli: Cli) -> Outcome {
             })?;
             Ok(Exit::Done)
         }
-        Verb::Run => run(config()?),
-        Verb::CheckConfig => check_config(&config()?),
-        Verb::Status(args) => show_status(&config()?, args.json),
-        Verb::Train(args) => train(config()?, args.json.json),
-        Verb::Runs(args) => runs(&config()?, args),
-        Verb::Models(args) => models(&config()?, args),
-        Verb::Forecast(args) => forecast(&config()?, args),
+        Verb::Run => run::run(config()?),
+        Verb::CheckConfig => run::check_config(&config()?),
+        Verb::Status(args) => show::show_status(&config()?, args.json),
+        Verb::Train(args) => train::train(config()?, args.json.json),
+        Verb::Runs(args) => show::runs(&config()?, args),
+        Verb::Models(args) => show::models(&config()?, args),
+        Verb::Forecast(args) => show::forecast(&config()?, args),
         Verb::Backtest(args) => {
             let reports = crate::backtest::run(&args)?;
             if args.json {
@@ -258,280 +254,6 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .enable_all()
         .build()?
         .block_on(work)
-}
-
-fn run(config: Config) -> Outcome {
-    log_to_stderr("info");
-    let around = Surroundings {
-        clock: Arc::new(SystemClock),
-        shutdown: Shutdown::on_signals()?,
-        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-        program: std::env::current_exe()?,
-    };
-    block_on(async {
-        let daemon = Daemon::start(config, around).await?;
-        notify(&[sd_notify::NotifyState::Ready]);
-        if let Some(limit) = sd_notify::watchdog_enabled() {
-            tokio::select! {
-                () = daemon.until_shutdown() => {}
-                () = daemon.watch(limit, || notify(&[sd_notify::NotifyState::Watchdog])) => {}
-            }
-        }
-        daemon
-            .finish(|| notify(&[sd_notify::NotifyState::Stopping]))
-            .await;
-        Ok(Exit::Done)
-    })
-}
-
-/// Tells systemd, where it listens.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd was not told");
-    }
-}
-
-fn check_config(config: &Config) -> Outcome {
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    LinkOptions::new(&config.mqtt, "", credentials.as_deref())
-        .map_err(|e| Failure(Exit::Usage, chain(&e)))?;
-    println!("configuration is valid");
-    println!(
-        "  broker    {} as {:?}",
-        config.mqtt.url, config.mqtt.client_id
-    );
-    for rule in &config.mqtt.topics {
-        println!("  topic     {}", rule.filter);
-    }
-    println!("  store     {}", config.store.path.display());
-    println!("  socket    {}", config.http.socket.display());
-    match config.site.site() {
-        Some(s) => println!("  site      {} N, {} E", s.latitude_deg, s.longitude_deg),
-        None => println!("  site      not given: no features of the sun's position"),
-    }
-    let training = &config.training;
-    let schedule = if training.enabled {
-        training.schedule.to_string()
-    } else {
-        "never".into()
-    };
-    println!(
-        "  training  {schedule} ({}), {} min ahead",
-        config.site.zone(),
-        training.horizon_min
-    );
-    Ok(Exit::Done)
-}
-
-fn show_status(config: &Config, json: bool) -> Outcome {
-    let answer = block_on(async {
-        Ok(client::request(
-            &config.http.socket,
-            Method::GET,
-            "/api/status",
-            String::new(),
-        )
-        .await)
-    })?;
-    let (status, exit) = match answer {
-        Ok(value) => (serde_json::from_value(value)?, Exit::Done),
-        Err(ClientError::NotRunning { .. }) => {
-            let now = SystemClock.now();
-            let status = status::gather(&config.store.path, None, now, clock::plausible(now))
-                .map_err(|e| {
-                    let text = format!(
-                        "the daemon is not running (nightwatt run), and {}",
-                        chain(&e)
-                    );
-                    Failure(Exit::NoDaemon, text)
-                })?;
-            (status, Exit::NoDaemon)
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{}", status::render(&status));
-    }
-    Ok(exit)
-}
-
-/// Asks the daemon to learn; where none runs, learns here.
-fn train(config: Config, json: bool) -> Outcome {
-    let end = block_on(async {
-        let socket = &config.http.socket;
-        match client::request(socket, Method::POST, "/api/ml/retrain", String::new()).await {
-            Ok(_) => Ok(None),
-            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config).await?)),
-            Err(error) => Err(error.into()),
-        }
-    })?;
-    let Some(end) = end else {
-        if json {
-            println!("{}", serde_json::json!({ "queued": true }));
-        } else {
-            println!("the daemon learns now; `nightwatt runs` shows the outcome");
-        }
-        return Ok(Exit::Done);
-    };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&end.report)?);
-    } else {
-        println!(
-            "run {} {}: {}",
-            end.run_id,
-            end.outcome.as_str(),
-            end.reason
-        );
-        if let Some(report) = &end.report {
-            print!("{}", tables::night(report));
-        }
-    }
-    Ok(if end.outcome == RunOutcome::Failed {
-        Exit::Failed
-    } else {
-        Exit::Done
-    })
-}
-
-async fn train_here(config: Config) -> Result<RunEnd, Failure> {
-    let _lock = StoreLock::acquire(&config.store.path)?;
-    let store = Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
-    let station = trainer::Station {
-        config: Arc::new(config),
-        store: store.clone(),
-        clock: Arc::new(SystemClock),
-        program: std::env::current_exe()?,
-    };
-    let shutdown = Shutdown::on_signals()?;
-    let end = trainer::train(&station, Trigger::Manual, shutdown.begun()).await;
-    store.stop().await;
-    Ok(end?)
-}
-
-/// Hears of commits where there is no broker to tell.
-struct Nobody;
-
-impl Committed for Nobody {
-    fn acknowledge(&mut self, _: &[AckToken]) {}
-    fn stored(&mut self, _: Vec<Reading>) {}
-}
-
-fn runs(config: &Config, args: RunsArgs) -> Outcome {
-    let reader = Reader::open(&config.store.path)?;
-    match args.verb {
-        Some(RunsVerb::Show { run_id }) => {
-            let run = reader.run(run_id)?.ok_or_else(|| {
-                Failure(
-                    Exit::Failed,
-                    format!("there is no run {run_id}; `nightwatt runs` lists them"),
-                )
-            })?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&run)?);
-            } else {
-                print!("{}", tables::run(&run));
-            }
-        }
-        None => {
-            let runs = reader.runs(30)?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&runs)?);
-            } else {
-                print!("{}", tables::runs(&runs));
-            }
-        }
-    }
-    Ok(Exit::Done)
-}
-
-fn models(config: &Config, args: ModelsArgs) -> Outcome {
-    let reader = Reader::open(&config.store.path)?;
-    let unknown = |version| {
-        Failure(
-            Exit::Failed,
-            format!("there is no model version {version}; `nightwatt models` lists them"),
-        )
-    };
-    match args.verb {
-        Some(ModelsVerb::Show { version }) => {
-            let model = reader.model(version)?.ok_or_else(|| unknown(version))?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&model)?);
-            } else {
-                print!("{}", tables::model(&model));
-            }
-        }
-        Some(ModelsVerb::Export { version, file }) => {
-            let bytes = reader
-                .model_bytes(version)?
-                .ok_or_else(|| unknown(version))?;
-            std::fs::write(&file, &bytes).map_err(|e| {
-                Failure(
-                    Exit::Failed,
-                    format!("cannot write {}: {e}", file.display()),
-                )
-            })?;
-            println!("{} bytes in {}", bytes.len(), file.display());
-        }
-        None => {
-            let models = reader.models(31)?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&models)?);
-            } else {
-                print!("{}", tables::models(&models));
-            }
-        }
-    }
-    Ok(Exit::Done)
-}
-
-fn forecast(config: &Config, args: ForecastArgs) -> Outcome {
-    let reader = Reader::open(&config.store.path)?;
-    let mut rows = reader.latest_forecasts()?;
-    if let Some(name) = &args.device {
-        let device = DeviceId::new(name);
-        rows.retain(|f| f.device == device);
-        if rows.is_empty() {
-            return Err(Failure(
-                Exit::Failed,
-                format!("there is no forecast for {name}"),
-            ));
-        }
-    }
-    if args.json.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        print!("{}", tables::forecasts(&rows, SystemClock.now()));
-    }
-    Ok(Exit::Done)
-}
-
-/// Logs to standard error as `key=value`; `NIGHTWATT_LOG` sets the levels (`debug`, `warn,nightwatt=info`).
-fn log_to_stderr(default: &str) {
-    use tracing_subscriber::layer::{Layer, SubscriberExt};
-    use tracing_subscriber::util::SubscriberInitExt;
-
-    let asked = std::env::var("NIGHTWATT_LOG")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let levels: tracing_subscriber::filter::Targets =
-        asked.or_else(|| default.parse().ok()).unwrap_or_default();
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false);
-    // The journal has times of its own.
-    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.without_time().boxed()
-    } else {
-        lines.boxed()
-    };
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(levels)
-        .init();
 }
 
 #[cfg(test)]

@@ -1,0 +1,273 @@
+//! Configuration: strict TOML with defaults, environment overrides, and errors that name key, value and range.
+//!
+//! `config/nightwatt.toml` is the complete, commented reference; a test holds it to these defaults.
+
+mod sections;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+pub use sections::{
+    HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TopicRule, TrainingConfig,
+};
+
+use crate::mqtt::broker_url::BrokerUrl;
+
+/// Where `run` looks when it is given no file.
+pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
+/// Overrides are `NIGHTWATT_SECTION__KEY`; a variable without the double underscore is not one.
+const ENV_PREFIX: &str = "NIGHTWATT_";
+
+/// Every number that has limits: key, least, greatest, unit.
+const RANGES: &[(&str, f64, f64, &str)] = &[
+    ("mqtt.keep_alive_s", 5.0, 3600.0, "seconds"),
+    ("mqtt.max_age_days", 1.0, 36_500.0, "days"),
+    ("store.linger_ms", 0.0, 60_000.0, "milliseconds"),
+    ("site.latitude", -90.0, 90.0, "degrees north"),
+    ("site.longitude", -180.0, 180.0, "degrees east"),
+    ("training.lookback_days", 3.0, 3650.0, "days"),
+    ("training.min_days", 1.0, 365.0, "days"),
+    ("training.holdback_days", 1.0, 60.0, "days"),
+    ("training.horizon_min", 1.0, 2880.0, "minutes"),
+    (
+        "training.promote.min_improvement_percent",
+        -100.0,
+        100.0,
+        "percent",
+    ),
+];
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{} is not valid TOML: {message}", path.display())]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// A key is unknown, or a value is of the wrong type or out of range.
+    #[error("{key}{}: {problem}", value.as_ref().map(|v| format!(" = {v}")).unwrap_or_default())]
+    Invalid {
+        /// The key with its section.
+        key: String,
+        /// What was given.
+        value: Option<String>,
+        /// What is wrong with it and what would be accepted.
+        problem: String,
+    },
+}
+
+/// The whole configuration, validated.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where telemetry comes from.
+    pub mqtt: MqttConfig,
+    /// Where it is kept.
+    pub store: StoreConfig,
+    /// Where the station stands.
+    pub site: SiteConfig,
+    /// When and how it learns.
+    pub training: TrainingConfig,
+    /// How it is asked.
+    pub http: HttpConfig,
+}
+
+impl Config {
+    /// Reads `path` (else [`DEFAULT_PATH`] where it exists, else nothing but defaults), applies the
+    /// overrides in `env`, and checks everything.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_PATH);
+        let path = path.or_else(|| default.exists().then_some(default));
+        let (text, base) = match path {
+            None => (String::new(), PathBuf::new()),
+            Some(path) => (
+                std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                    path: path.to_owned(),
+                    source,
+                })?,
+                path.parent().map(Path::to_owned).unwrap_or_default(),
+            ),
+        };
+        let mut table: Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError::Syntax {
+                path: path.unwrap_or(default).to_owned(),
+                message: e.to_string().trim_end().to_owned(),
+            })?;
+        for (name, value) in env {
+            override_from_env(&mut table, &name, &value)?;
+        }
+        let mut config = from_table(table)?;
+        config.resolve_against(&base);
+        Ok(config)
+    }
+
+    /// Relative paths in a file mean "beside that file".
+    fn resolve_against(&mut self, base: &Path) {
+        let mqtt = &mut self.mqtt;
+        for path in [
+            &mut mqtt.password_file,
+            &mut mqtt.ca_file,
+            &mut mqtt.client_cert_file,
+            &mut mqtt.client_key_file,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            *path = base.join(&path);
+        }
+        self.store.path = base.join(&self.store.path);
+        self.http.socket = base.join(&self.http.socket);
+    }
+
+    /// How long a commit waits for company.
+    pub fn linger(&self) -> Duration {
+        Duration::from_millis(u64::from(self.store.linger_ms))
+    }
+}
+
+fn from_table(table: Table) -> Result<Config, ConfigError> {
+    let root = Value::Table(table);
+    for &(key, least, greatest, unit) in RANGES {
+        let Some(value) = lookup(&root, key) else {
+            continue;
+        };
+        let number = value
+            .as_float()
+            .or_else(|| value.as_integer().map(|i| i as f64));
+        if !number.is_some_and(|n| (least..=greatest).contains(&n)) {
+            return Err(invalid(
+                key,
+                value,
+                format!("accepted: {least} … {greatest} {unit}"),
+            ));
+        }
+    }
+    let config: Config = serde_path_to_error::deserialize(root.clone()).map_err(|e| {
+        let key = e.path().to_string();
+        ConfigError::Invalid {
+            value: lookup(&root, &key)
+                .filter(|v| !v.is_table())
+                .map(Value::to_string),
+            problem: e.into_inner().to_string().trim_end().to_owned(),
+            key,
+        }
+    })?;
+    validate(&config, &root)?;
+    Ok(config)
+}
+
+/// What types and ranges cannot say.
+fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
+    let refuse = |key: &str, problem: &str| {
+        let value = lookup(root, key).map(Value::to_string);
+        Err(ConfigError::Invalid {
+            key: key.into(),
+            value,
+            problem: problem.into(),
+        })
+    };
+    let mqtt = &config.mqtt;
+    if let Err(error) = mqtt.url.parse::<BrokerUrl>() {
+        return refuse(
+            "mqtt.url",
+            &format!("{error}; accepted: mqtt://[user@]host[:port] or mqtts://…"),
+        );
+    }
+    if mqtt.client_id.is_empty() || mqtt.client_id.len() > 128 {
+        return refuse("mqtt.client_id", "accepted: 1 … 128 characters");
+    }
+    if mqtt.client_cert_file.is_some() != mqtt.client_key_file.is_some() {
+        return refuse(
+            "mqtt.client_cert_file",
+            "client_cert_file and client_key_file go together",
+        );
+    }
+    if mqtt.topic_prefix.is_empty() || mqtt.topic_prefix.contains(['+', '#']) {
+        return refuse("mqtt.topic_prefix", "accepted: a topic without wildcards");
+    }
+    if mqtt.topics.is_empty() {
+        return refuse("mqtt.topics", "accepted: at least one [[mqtt.topics]] rule");
+    }
+    for rule in &mqtt.topics {
+        if !rumqttc::valid_filter(&rule.filter) {
+            return Err(ConfigError::Invalid {
+                key: "mqtt.topics.filter".into(),
+                value: Some(format!("{:?}", rule.filter)),
+                problem: "accepted: an MQTT topic filter such as solar/+/telemetry".into(),
+            });
+        }
+    }
+    if config.site.latitude.is_some() != config.site.longitude.is_some() {
+        return refuse("site.latitude", "latitude and longitude go together");
+    }
+    let training = &config.training;
+    if training.lookback_days <= training.holdback_days + training.min_days {
+        return refuse(
+            "training.lookback_days",
+            "must be more than min_days and holdback_days together",
+        );
+    }
+    Ok(())
+}
+
+fn lookup<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
+    key.split('.').try_fold(root, |at, part| at.get(part))
+}
+
+fn invalid(key: &str, value: &Value, problem: String) -> ConfigError {
+    ConfigError::Invalid {
+        key: key.into(),
+        value: Some(value.to_string()),
+        problem,
+    }
+}
+
+/// Sets `section.key` from `NIGHTWATT_SECTION__KEY`; the text is TOML where it parses as TOML, else a string.
+fn override_from_env(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigError> {
+    let Some(key) = name.strip_prefix(ENV_PREFIX).filter(|k| k.contains("__")) else {
+        return Ok(());
+    };
+    let key = key.to_lowercase();
+    let parts: Vec<&str> = key.split("__").collect();
+    let parsed = format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"));
+    let value = parsed.unwrap_or_else(|| Value::String(text.to_owned()));
+    let mut at = table;
+    for part in &parts[..parts.len() - 1] {
+        at = at
+            .entry(part.to_string())
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| ConfigError::Invalid {
+                key: parts.join("."),
+                value: Some(value.to_string()),
+                problem: format!("{name} goes into a section, but {part} is a value"),
+            })?;
+    }
+    at.insert(parts[parts.len() - 1].to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

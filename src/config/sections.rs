@@ -1,0 +1,191 @@
+//! The sections of the configuration with their defaults.
+
+use std::path::PathBuf;
+
+use chrono_tz::Tz;
+use serde::Deserialize;
+
+use crate::night::Promote;
+use crate::reading::Field;
+use crate::schedule::Schedule;
+use crate::sun::Site;
+
+/// MQTT protocol version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Protocol {
+    /// MQTT 5.
+    #[default]
+    #[serde(rename = "5")]
+    V5,
+    /// MQTT 3.1.1, for brokers that know nothing newer.
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+/// `[mqtt]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttConfig {
+    /// `mqtt://[user@]host[:1883]` or `mqtts://[user@]host[:8883]`.
+    pub url: String,
+    /// Protocol version.
+    pub protocol: Protocol,
+    /// The name under which the broker keeps our session; unique per broker.
+    pub client_id: String,
+    /// User name, if the broker asks for one.
+    pub username: Option<String>,
+    /// File with the password; without it the systemd credential `mqtt-password` is used where there is one.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file of the client key.
+    pub client_key_file: Option<PathBuf>,
+    /// Seconds between signs of life.
+    pub keep_alive_s: u16,
+    /// A reading's own time is believed up to this old.
+    pub max_age_days: u32,
+    /// Everything nightwatt publishes is below this topic.
+    pub topic_prefix: String,
+    /// What to subscribe to and how to read it.
+    pub topics: Vec<TopicRule>,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            url: "mqtt://127.0.0.1:1883".into(),
+            protocol: Protocol::V5,
+            client_id: "nightwatt".into(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            keep_alive_s: 30,
+            max_age_days: 30,
+            topic_prefix: "nightwatt".into(),
+            topics: vec![TopicRule {
+                filter: "solar/+/telemetry".into(),
+                ..TopicRule::default()
+            }],
+        }
+    }
+}
+
+/// `[[mqtt.topics]]`: flat JSON objects on topics that match a filter.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicRule {
+    /// MQTT topic filter; the level of its first `+` names a device whose payload does not.
+    pub filter: String,
+    /// Field name to payload key, where they differ.
+    #[serde(default)]
+    pub fields: std::collections::BTreeMap<Field, String>,
+    /// Zone of times that carry none; UTC where it is not given.
+    #[serde(default)]
+    pub timezone: Option<Tz>,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// How long a commit waits for company; larger means fewer writes to an SD card.
+    pub linger_ms: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            path: "/var/lib/nightwatt/nightwatt.db".into(),
+            linger_ms: 0,
+        }
+    }
+}
+
+/// `[site]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SiteConfig {
+    /// Degrees north.
+    pub latitude: Option<f64>,
+    /// Degrees east.
+    pub longitude: Option<f64>,
+    /// IANA zone of the schedule and of local days; the system's where it is not given.
+    pub timezone: Option<Tz>,
+}
+
+impl SiteConfig {
+    /// The site, where both coordinates are known.
+    pub fn site(&self) -> Option<Site> {
+        Some(Site {
+            latitude_deg: self.latitude?,
+            longitude_deg: self.longitude?,
+        })
+    }
+
+    /// The configured zone, else the system's, else UTC.
+    pub fn zone(&self) -> Tz {
+        self.timezone.or_else(system_zone).unwrap_or(Tz::UTC)
+    }
+}
+
+/// The zone `/etc/localtime` points into the zone database with.
+fn system_zone() -> Option<Tz> {
+    let link = std::fs::read_link("/etc/localtime").ok()?;
+    link.to_str()?.split_once("zoneinfo/")?.1.parse().ok()
+}
+
+/// `[training]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Whether the schedule trains at all; `nightwatt train` works either way.
+    pub enabled: bool,
+    /// Five-field cron expression or `every <n>h`.
+    pub schedule: Schedule,
+    /// Days of readings a night learns from.
+    pub lookback_days: u32,
+    /// Days of readings before the first night does anything.
+    pub min_days: u32,
+    /// Newest days, kept out of training, on which candidates are judged.
+    pub holdback_days: u32,
+    /// Minutes ahead to forecast.
+    pub horizon_min: u32,
+    /// When a candidate may go live.
+    pub promote: Promote,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            schedule: Schedule::default(),
+            lookback_days: 180,
+            min_days: 7,
+            holdback_days: 7,
+            horizon_min: 15,
+            promote: Promote::default(),
+        }
+    }
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// The Unix socket the command line talks to.
+    pub socket: PathBuf,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            socket: "/run/nightwatt/nightwatt.sock".into(),
+        }
+    }
+}

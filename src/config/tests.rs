@@ -1,0 +1,146 @@
+//! What is accepted, what is refused, and how the refusal reads.
+
+use super::*;
+
+fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(
+        Some(&path),
+        env.iter().map(|(k, v)| (k.to_string(), v.to_string())),
+    )
+}
+
+fn refused(text: &str, env: &[(&str, &str)]) -> String {
+    load(text, env).unwrap_err().to_string()
+}
+
+#[test]
+fn the_reference_file_is_complete_and_says_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/nightwatt.toml");
+    let config = Config::load(Some(&path), []).unwrap();
+    assert_eq!(
+        config,
+        Config {
+            site: config.site.clone(),
+            ..Config::default()
+        }
+    );
+    // Complete: every key of every section stands in it, set or commented out.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let shown = format!("{:?}", Config::default());
+    let keys: Vec<&str> = shown
+        .split([' ', '{', ','])
+        .filter_map(|w| w.strip_suffix(':'))
+        .filter(|k| !k.is_empty())
+        .collect();
+    assert!(keys.len() > 20, "{keys:?}");
+    for key in keys {
+        assert!(
+            text.contains(key),
+            "config/nightwatt.toml does not mention {key}"
+        );
+    }
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_what_would_be_accepted() {
+    let said = refused("[mqtt]\nurrl = \"x\"", &[]);
+    assert!(
+        said.contains("urrl") && said.contains("keep_alive_s"),
+        "{said}"
+    );
+    let said = refused("[mqt]\n", &[]);
+    assert!(said.contains("mqt") && said.contains("training"), "{said}");
+}
+
+#[test]
+fn errors_name_key_value_and_range() {
+    for (text, parts) in [
+        (
+            "[mqtt]\nkeep_alive_s = 4",
+            ["mqtt.keep_alive_s", "4", "5 … 3600 seconds"],
+        ),
+        (
+            "[mqtt]\nkeep_alive_s = \"x\"",
+            ["mqtt.keep_alive_s", "x", "5 … 3600 seconds"],
+        ),
+        (
+            "[mqtt]\nprotocol = \"4\"",
+            ["mqtt.protocol", "\"4\"", "3.1.1"],
+        ),
+        (
+            "[mqtt]\nurl = \"http://x\"",
+            ["mqtt.url", "http://x", "mqtts://"],
+        ),
+        (
+            "[[mqtt.topics]]\nfilter = \"a/#/b\"",
+            ["filter", "a/#/b", "solar/+/telemetry"],
+        ),
+        (
+            "[site]\nlatitude = 91.0\nlongitude = 0.0",
+            ["site.latitude", "91", "90"],
+        ),
+        (
+            "[site]\ntimezone = \"Mars/Base\"",
+            ["site.timezone", "Mars/Base", "imezone"],
+        ),
+        (
+            "[training]\nschedule = \"0 25 * * *\"",
+            ["training.schedule", "0 25 * * *", "hour"],
+        ),
+        (
+            "[training]\nlookback_days = 5",
+            ["training.lookback_days", "5", "min_days"],
+        ),
+    ] {
+        let said = refused(text, &[]);
+        for part in parts {
+            assert!(said.contains(part), "{text}: {said} lacks {part}");
+        }
+    }
+}
+
+#[test]
+fn the_environment_overrides_and_is_held_to_the_same_rules() {
+    let config = load(
+        "[mqtt]\nkeep_alive_s = 60",
+        &[
+            ("NIGHTWATT_MQTT__URL", "mqtt://broker:1884"),
+            ("NIGHTWATT_MQTT__KEEP_ALIVE_S", "20"),
+            ("NIGHTWATT_TRAINING__PROMOTE__METRIC", "rmse"),
+            ("NIGHTWATT_DATA", "/somewhere"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.mqtt.url, "mqtt://broker:1884");
+    assert_eq!(config.mqtt.keep_alive_s, 20);
+    assert_eq!(config.training.promote.metric, crate::night::Metric::Rmse);
+    let said = refused("", &[("NIGHTWATT_MQTT__URRL", "x")]);
+    assert!(said.contains("urrl"), "{said}");
+}
+
+#[test]
+fn relative_paths_are_beside_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(
+        &path,
+        "[store]\npath = \"n.db\"\n[mqtt]\npassword_file = \"secret\"",
+    )
+    .unwrap();
+    let config = Config::load(Some(&path), []).unwrap();
+    assert_eq!(config.store.path, dir.path().join("n.db"));
+    assert_eq!(config.mqtt.password_file, Some(dir.path().join("secret")));
+}
+
+#[test]
+fn a_missing_or_broken_file_is_named() {
+    let said = Config::load(Some(Path::new("/nowhere/c.toml")), [])
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("/nowhere/c.toml"), "{said}");
+    let said = refused("[mqtt\n", &[]);
+    assert!(said.contains("c.toml") && said.contains("line 1"), "{said}");
+}

@@ -1,0 +1,187 @@
+//! The verdict: the most serious thing that is wrong and the next step to take, or that nothing is.
+
+use super::screen::{ago, span};
+use super::{DaemonStatus, HOUR_MS, Level, Status, Verdict};
+use crate::store::RunOutcome;
+
+/// Devices that have been silent this long are worth a word.
+const STALE_MS: i64 = HOUR_MS;
+/// Too few settled forecasts say nothing about skill.
+const SKILL_NEEDS: i64 = 100;
+const LOW_DISK_BYTES: u64 = 200_000_000;
+
+/// What can be wrong with a running station, the most serious first.
+const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
+    store_failing,
+    not_connected,
+    subscription_refused,
+    clock_impossible,
+    nothing_stored_yet,
+    disk_nearly_full,
+    silence,
+    doubtful_times,
+    last_night_failed,
+    no_skill,
+];
+
+/// The most serious thing that is wrong, or that nothing is.
+pub fn judge(s: &Status) -> Verdict {
+    findings(s).into_iter().next().unwrap_or_else(|| Verdict {
+        level: Level::Ok,
+        text: fine(s),
+        next_step: None,
+    })
+}
+
+/// Everything that is wrong, the most serious first. Without a daemon that is all there is to say.
+pub fn findings(s: &Status) -> Vec<Verdict> {
+    match &s.daemon {
+        None => vec![not_running(s)],
+        Some(daemon) => CHECKS.iter().filter_map(|check| check(s, daemon)).collect(),
+    }
+}
+
+fn finding(level: Level, text: impl Into<String>, next_step: &str) -> Verdict {
+    Verdict {
+        level,
+        text: text.into(),
+        next_step: Some(next_step.to_owned()),
+    }
+}
+
+fn not_running(s: &Status) -> Verdict {
+    let seen = match s.store.newest {
+        Some(t) => format!("the last reading is from {}", ago(s.now, t)),
+        None => "it has never stored a reading".into(),
+    };
+    finding(
+        Level::Down,
+        format!("the daemon is not running; {seen}"),
+        "systemctl start nightwatt (or: nightwatt run)",
+    )
+}
+
+fn store_failing(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    daemon.store_failing.then(|| {
+        finding(
+            Level::Down,
+            "readings cannot be stored; the broker keeps them meanwhile",
+            "free some space or mend the disk; nightwatt goes on by itself",
+        )
+    })
+}
+
+fn not_connected(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    let why = daemon.intake.last_error.as_deref();
+    (!daemon.intake.connected).then(|| {
+        finding(
+            Level::Down,
+            format!(
+                "no connection to the broker at {}: {}",
+                daemon.broker,
+                why.unwrap_or("not connected yet")
+            ),
+            "check [mqtt] url and that the broker runs; nightwatt keeps trying",
+        )
+    })
+}
+
+fn subscription_refused(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    (daemon.intake.refused_filters > 0).then(|| {
+        finding(
+            Level::Down,
+            "the broker refused a subscription",
+            "let this user read the topics in [[mqtt.topics]]",
+        )
+    })
+}
+
+fn clock_impossible(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    (!s.clock_plausible).then(|| {
+        finding(
+            Level::Attention,
+            format!("the clock says {}, which cannot be", s.now),
+            "set the time or connect a time server",
+        )
+    })
+}
+
+fn nothing_stored_yet(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    s.store.newest.is_none().then(|| {
+        finding(
+            Level::Attention,
+            "connected, and waiting for the first reading",
+            "check that devices publish on a topic of [[mqtt.topics]]",
+        )
+    })
+}
+
+fn disk_nearly_full(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let low = s.disk_free_bytes.is_some_and(|free| free < LOW_DISK_BYTES);
+    low.then(|| {
+        finding(
+            Level::Attention,
+            "the disk is nearly full",
+            "free some space",
+        )
+    })
+}
+
+fn silence(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    let silent_ms = s.now.0 - daemon.intake.last_message.or(s.store.newest)?.0;
+    (silent_ms > STALE_MS).then(|| {
+        finding(
+            Level::Attention,
+            format!("no message for {}", span(silent_ms)),
+            "check that the devices have power and network",
+        )
+    })
+}
+
+fn doubtful_times(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    let count = daemon.doubtful_times;
+    (count > 0).then(|| {
+        finding(
+            Level::Attention,
+            format!("{count} readings carried a time that cannot be believed"),
+            "set the devices' clocks; to take old recordings in, raise mqtt.max_age_days",
+        )
+    })
+}
+
+fn last_night_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let run = s.last_run.as_ref()?;
+    let why = run.reason.as_deref().unwrap_or("no reason was noted");
+    (run.outcome == Some(RunOutcome::Failed)).then(|| {
+        finding(
+            Level::Attention,
+            format!("the last night failed: {why}"),
+            "nightwatt train, and nightwatt runs for the details",
+        )
+    })
+}
+
+fn no_skill(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let skill = known_skill(s).filter(|skill| *skill <= 0.0)?;
+    Some(finding(
+        Level::Attention,
+        format!(
+            "forecasts of the last 7 days were no better than smart persistence (skill {skill:+.2})"
+        ),
+        "nightwatt train",
+    ))
+}
+
+fn known_skill(s: &Status) -> Option<f64> {
+    s.skill.filter(|_| s.accuracy.settled >= SKILL_NEEDS)
+}
+
+fn fine(s: &Status) -> String {
+    match (&s.model, known_skill(s)) {
+        (None, _) => "collecting; no model yet, forecasting by persistence".to_owned(),
+        (Some(_), Some(skill)) => {
+            format!("collecting, learning and forecasting with skill {skill:+.2}")
+        }
+        (Some(_), None) => "collecting, learning and forecasting".to_owned(),
+    }
+}

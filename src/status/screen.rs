@@ -1,0 +1,177 @@
+//! The status as one screen of at most 80 columns.
+
+use std::fmt::Write as _;
+
+use super::{Level, Status};
+use crate::reading::TimestampMs;
+use crate::store::{ForecastRow, RunOutcome};
+
+/// One screen, at most 80 columns wide.
+pub fn render(s: &Status) -> String {
+    let mut out = String::new();
+    let mut line = |label: &str, text: String| {
+        let _ = writeln!(out, "{label:<10} {}", clip(&text, 69));
+    };
+    let mark = match s.verdict.level {
+        Level::Ok => "OK",
+        Level::Attention => "ATTENTION",
+        Level::Down => "DOWN",
+    };
+    line(mark, s.verdict.text.clone());
+    if let Some(step) = &s.verdict.next_step {
+        line("", format!("-> {step}"));
+    }
+    match &s.daemon {
+        Some(d) => {
+            let state = if d.intake.connected {
+                "connected"
+            } else {
+                "not connected"
+            };
+            line(
+                "broker",
+                format!(
+                    "{} {state}, sessions lost {}",
+                    d.broker, d.intake.sessions_lost
+                ),
+            );
+            line(
+                "intake",
+                format!(
+                    "{} received, {} new rows, {} repeats, {} refused since start",
+                    d.received, d.rows, d.duplicates, d.rejects
+                ),
+            );
+        }
+        None => line(
+            "daemon",
+            format!("not running; read from {}", s.store_path.display()),
+        ),
+    }
+    line("store", store_line(s));
+    if !s.store.rejects.is_empty() {
+        let reasons: Vec<String> = s
+            .store
+            .rejects
+            .iter()
+            .map(|r| format!("{} {}", r.count, r.reason))
+            .collect();
+        line(
+            "refused",
+            format!("{} (samples in table quarantine)", reasons.join(", ")),
+        );
+    }
+    for (device, at, power) in s.devices.iter().take(8) {
+        let power = power.map_or("no power".into(), |p| format!("{p:.1} W"));
+        let forecast = s.forecasts.iter().find(|f| f.device == *device);
+        let forecast = forecast.map_or("no forecast yet".into(), forecast_words);
+        line(
+            "device",
+            format!("{device}: {power} {}; {forecast}", ago(s.now, *at)),
+        );
+    }
+    if s.devices.len() > 8 {
+        line("", format!("and {} more devices", s.devices.len() - 8));
+    }
+    line(
+        "model",
+        match &s.model {
+            Some(m) => format!(
+                "version {}, live since {}",
+                m.version,
+                ago(s.now, m.promoted.unwrap_or(m.created))
+            ),
+            None => "none yet: smart persistence forecasts".into(),
+        },
+    );
+    line("accuracy", accuracy_line(s));
+    line("night", night_line(s));
+    for event in &s.events {
+        line(
+            "event",
+            format!("{} {}: {}", ago(s.now, event.at), event.kind, event.detail),
+        );
+    }
+    out
+}
+
+fn store_line(s: &Status) -> String {
+    let size = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let mut text = format!(
+        "{} devices, {} database, {} log",
+        s.store.devices,
+        size(s.store.database_bytes),
+        size(s.store.wal_bytes)
+    );
+    if let Some(free) = s.disk_free_bytes {
+        let _ = write!(text, ", {} free", size(free));
+    }
+    text
+}
+
+fn forecast_words(f: &ForecastRow) -> String {
+    let band = match (f.p10_w, f.p90_w) {
+        (Some(low), Some(high)) => format!(" ({low:.1} … {high:.1})"),
+        _ => String::new(),
+    };
+    format!(
+        "+{} min {:.1} W{band} {}",
+        f.horizon_min, f.power_w, f.source
+    )
+}
+
+fn accuracy_line(s: &Status) -> String {
+    if s.accuracy.settled == 0 {
+        return "no forecast of the last 7 days has met its actual value yet".into();
+    }
+    let mut text = format!(
+        "7 days: MAE {:.2} W, smart {:.2}, naive {:.2}",
+        s.accuracy.mae_w, s.accuracy.smart_mae_w, s.accuracy.naive_mae_w
+    );
+    if let Some(skill) = s.skill {
+        let _ = write!(text, ", skill {skill:+.2}");
+    }
+    if let Some(coverage) = s.accuracy.coverage {
+        let _ = write!(text, ", P10-P90 {:.0} %", coverage * 100.0);
+    }
+    text
+}
+
+fn night_line(s: &Status) -> String {
+    let last = match &s.last_run {
+        None => "none yet".into(),
+        Some(run) => {
+            let outcome = run.outcome.map_or("going on", RunOutcome::as_str);
+            let reason = run.reason.as_deref().unwrap_or("");
+            format!("{} {outcome}: {reason}", ago(s.now, run.started))
+        }
+    };
+    match s.daemon.as_ref().and_then(|d| d.next_night) {
+        Some(next) => format!("next in {}; last {last}", span(next.0 - s.now.0)),
+        None => last,
+    }
+}
+
+/// At most so many characters.
+pub(crate) fn clip(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['…']).collect()
+}
+
+pub(super) fn ago(now: TimestampMs, then: TimestampMs) -> String {
+    match now.0 - then.0 {
+        past if past >= 0 => format!("{} ago", span(past)),
+        ahead => format!("{} ahead", span(-ahead)),
+    }
+}
+
+pub(super) fn span(ms: i64) -> String {
+    match ms / 1000 {
+        s if s < 120 => format!("{s} s"),
+        s if s < 7200 => format!("{} min", s / 60),
+        s if s < 172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}

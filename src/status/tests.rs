@@ -1,0 +1,88 @@
+//! Verdicts and the screen, over invented stations.
+
+use super::*;
+
+fn healthy() -> Status {
+    let now = TimestampMs(1_800_000_000_000);
+    Status {
+        now,
+        clock_plausible: true,
+        daemon: Some(DaemonStatus {
+            intake: IntakeStatus {
+                connected: true,
+                last_message: Some(now),
+                ..IntakeStatus::default()
+            },
+            broker: "mqtt://b".into(),
+            ..DaemonStatus::default()
+        }),
+        store: StoreTotals {
+            newest: Some(now),
+            ..StoreTotals::default()
+        },
+        ..Status::default()
+    }
+}
+
+type Break = fn(&mut Status);
+
+#[test]
+fn the_verdict_names_the_most_serious_trouble() {
+    assert_eq!(judge(&healthy()).level, Level::Ok);
+    let cases: [(Break, Level, &str); 7] = [
+        (|s| s.daemon = None, Level::Down, "not running"),
+        (
+            |s| s.daemon.as_mut().unwrap().store_failing = true,
+            Level::Down,
+            "cannot be stored",
+        ),
+        (
+            |s| s.daemon.as_mut().unwrap().intake.connected = false,
+            Level::Down,
+            "mqtt://b",
+        ),
+        (|s| s.clock_plausible = false, Level::Attention, "clock"),
+        (|s| s.store.newest = None, Level::Attention, "first reading"),
+        (
+            |s| s.now = s.now.plus_min(90),
+            Level::Attention,
+            "no message for 90 min",
+        ),
+        (
+            |s| {
+                s.skill = Some(-0.1);
+                s.accuracy.settled = 500;
+            },
+            Level::Attention,
+            "no better than smart",
+        ),
+    ];
+    for (break_it, level, part) in cases {
+        let mut s = healthy();
+        break_it(&mut s);
+        let verdict = judge(&s);
+        assert_eq!(verdict.level, level, "{verdict:?}");
+        assert!(verdict.text.contains(part), "{verdict:?}");
+        assert!(verdict.next_step.is_some(), "{verdict:?}");
+    }
+}
+
+#[test]
+fn the_screen_is_one_and_80_columns_wide() {
+    let mut s = healthy();
+    s.events = vec![
+        EventRow {
+            at: s.now,
+            kind: "session_lost".into(),
+            detail: "x".repeat(200)
+        };
+        5
+    ];
+    s.devices = (0..20)
+        .map(|i| (DeviceId::new(&format!("t{i}")), s.now, Some(1.0)))
+        .collect();
+    let text = render(&s);
+    assert!(text.lines().count() <= 24, "{text}");
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    assert!(text.starts_with("OK"), "{text}");
+}
