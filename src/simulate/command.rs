@@ -31,7 +31,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub start: Option<TimestampMs>,
     /// Seconds from one sample of a tracker to its next
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub step: u32,
     /// 1 is real time, 600 ten minutes a second, 0 or max as fast as the broker takes it [default: max, or 1 with --forever]
     #[arg(long)]

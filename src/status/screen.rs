@@ -6,11 +6,22 @@ use super::{Level, Status};
 use crate::reading::TimestampMs;
 use crate::store::{ForecastRow, RunOutcome};
 
+/// Columns beside the label.
+const COLUMNS: usize = 69;
+/// Labels of lines that are sentences: those may take three lines.
+const SENTENCES: [&str; 5] = ["OK", "ATTENTION", "DOWN", "", "night"];
+
 /// One screen, at most 80 columns wide.
 pub fn render(s: &Status) -> String {
     let mut out = String::new();
+    // Sentences are told to their end; figures are cut at the edge.
+    let mut lines = |label: &str, text: &str, at_most: usize| {
+        for (i, part) in wrap(text, COLUMNS, at_most).iter().enumerate() {
+            let _ = writeln!(out, "{:<10} {part}", if i == 0 { label } else { "" });
+        }
+    };
     let mut line = |label: &str, text: String| {
-        let _ = writeln!(out, "{label:<10} {}", clip(&text, 69));
+        lines(label, &text, if SENTENCES.contains(&label) { 3 } else { 1 })
     };
     let mark = match s.verdict.level {
         Level::Ok => "OK",
@@ -150,6 +161,25 @@ fn night_line(s: &Status) -> String {
         Some(next) => format!("next in {}; last {last}", span(next.0 - s.now.0)),
         None => last,
     }
+}
+
+/// At most `at_most` lines, broken between words; what does not fit is cut off.
+fn wrap(text: &str, columns: usize, at_most: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split_whitespace() {
+        let n = lines.len();
+        let last = &mut lines[n - 1];
+        let longer = last.chars().count() + 1 + word.chars().count() > columns;
+        if longer && !last.is_empty() && n < at_most {
+            lines.push(word.to_owned());
+        } else {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    lines.iter().map(|line| clip(line, columns)).collect()
 }
 
 /// At most so many characters.

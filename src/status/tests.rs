@@ -86,3 +86,19 @@ fn the_screen_is_one_and_80_columns_wide() {
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
     assert!(text.starts_with("OK"), "{text}");
 }
+
+#[test]
+fn a_sentence_is_told_to_its_end_over_several_lines() {
+    let mut s = healthy();
+    let why = "the trainer ended with signal 9 after it had read a hundred and eighty days of \
+               readings, and the last it said was nothing at all";
+    s.verdict = Verdict {
+        level: Level::Attention,
+        text: why.into(),
+        next_step: None,
+    };
+    let text = render(&s);
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    let said: Vec<&str> = text.split_whitespace().collect();
+    assert!(said.join(" ").contains(why), "{text}");
+}
