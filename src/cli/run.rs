@@ -55,8 +55,7 @@ fn tell(word: Word<'_>) {
 }
 
 pub(super) fn check_config(config: &Config) -> Outcome {
-    reload::check(config, credentials().as_deref())
-        .map_err(|e| Failure(Exit::Usage, chain(&e)))?;
+    reload::check(config, credentials().as_deref()).map_err(|e| Failure(Exit::Usage, chain(&e)))?;
     println!("configuration is valid");
     println!(
         "  broker    {} as {:?}",

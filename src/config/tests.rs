@@ -159,7 +159,10 @@ fn a_refusal_never_repeats_a_password() {
         assert!(!said.contains("s3cret"), "{said}");
     }
     let said = refused("", &[("NIGHTWATT_MQTT__PASSWORD", "s3cret")]);
-    assert!(said.contains("password") && !said.contains("s3cret"), "{said}");
+    assert!(
+        said.contains("password") && !said.contains("s3cret"),
+        "{said}"
+    );
     let said = refused("[mqtt]\n\n  keep_alive_s = = 5", &[]);
     assert!(said.contains("line 3, column 18"), "{said}");
 }

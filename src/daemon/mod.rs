@@ -242,7 +242,11 @@ impl Daemon {
         let (store, now) = (self.store.clone(), self.station.clock.now());
         tokio::spawn(async move {
             if let Err(error) = store.note_event(now, kind, detail).await {
-                tracing::warn!(kind, "an event was not noted: {}", crate::errors::chain(&error));
+                tracing::warn!(
+                    kind,
+                    "an event was not noted: {}",
+                    crate::errors::chain(&error)
+                );
             }
         });
     }
