@@ -16,6 +16,7 @@ pub mod features;
 pub mod forecast;
 pub mod grid;
 pub mod http;
+pub mod logging;
 pub mod models;
 pub mod mqtt;
 pub mod night;

@@ -1,10 +1,10 @@
-//! Signals to one wake-up: SIGTERM and SIGINT ask for an orderly end, a second one ends at once.
+//! Signals to wake-ups: SIGTERM and SIGINT ask for an orderly end, a second one ends at once; SIGHUP asks for a new look at the configuration.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tokio::sync::Notify;
@@ -63,6 +63,27 @@ impl Shutdown {
         if !self.has_begun() {
             notified.await;
         }
+    }
+}
+
+/// Hears SIGHUP. Those that come while nobody waits are one.
+pub struct Hangup(Arc<Notify>);
+
+impl Hangup {
+    /// From now on SIGHUP no longer ends the process.
+    pub fn on_signal() -> io::Result<Self> {
+        let mut signals = Signals::new([SIGHUP])?;
+        let heard = Arc::new(Notify::new());
+        let tell = heard.clone();
+        std::thread::Builder::new()
+            .name("hangup".into())
+            .spawn(move || signals.forever().for_each(|_| tell.notify_one()))?;
+        Ok(Self(heard))
+    }
+
+    /// Waits for the next one.
+    pub async fn heard(&self) {
+        self.0.notified().await;
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nightwatt::clock::{Clock, ManualClock, SystemClock};
 use nightwatt::config::Config;
+use nightwatt::daemon::reload::Refusal;
 use nightwatt::daemon::{Daemon, Surroundings};
 use nightwatt::shutdown::Shutdown;
 
@@ -175,6 +176,7 @@ fn a_forecast_is_settled_with_what_was_measured() {
         shutdown: shutdown.clone(),
         credentials: None,
         program: PathBuf::from(NIGHTWATT),
+        refusal: Refusal::default(),
     };
     let daemon = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()

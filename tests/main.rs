@@ -8,6 +8,7 @@ mod commands;
 mod faults;
 mod intake;
 mod learning;
+mod reload;
 mod secure;
 mod service;
 mod support;

@@ -108,3 +108,82 @@ fn telemetry_comes_in_over_tls_with_a_password_and_neither_is_optional() {
     trouble(station(true, "wrong"), "refused");
     trouble(station(false, "password"), "certificate");
 }
+
+/// Everything the daemon and the command line say at the most talkative level, with the password in the
+/// credential and, wrongly, in the configuration.
+#[test]
+fn a_password_is_in_no_log_no_status_no_event_and_no_process_list() {
+    const NEEDLE: &str = "n33dle";
+    let dir = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let passwords = dir.path().join("passwd");
+    let made = Command::new("mosquitto_passwd")
+        .args(["-c", "-b", passwords.to_str().unwrap(), "owner", NEEDLE])
+        .status();
+    assert!(made.unwrap().success());
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&passwords, open).unwrap();
+    let broker = Broker::start(
+        dir.path(),
+        &format!(
+            "allow_anonymous false\npassword_file {}",
+            passwords.display()
+        ),
+    );
+    std::fs::write(dir.path().join("mqtt-password"), NEEDLE).unwrap();
+    let mut station = Station::new(&broker.url(), "username = \"owner\"");
+    station.start_with(&[
+        ("NIGHTWATT_LOG", "trace"),
+        ("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap()),
+    ]);
+    wait_for("the connection", 20, || {
+        (station.try_status()?["daemon"]["intake"]["connected"] == true).then_some(())
+    });
+    let mut said = String::new();
+    let mut hear = |station: &Station, words: &[&str]| {
+        let out = station.run(words);
+        said += &String::from_utf8_lossy(&out.stdout);
+        said += &String::from_utf8_lossy(&out.stderr);
+    };
+    let path = station.dir.path().join("n.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (i, (from, to)) in [
+        ("mqtt://", "mqtt://owner:n33dle@"),
+        ("mqtt://", "tcp://owner:n33dle@"),
+        ("username", "password = \"n33dle\"\nusername"),
+        ("username", "password = \"n33dle\nusername"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        station.signal("-HUP");
+        let refused = "SELECT count(*) FROM event WHERE kind = 'reload_refused'";
+        wait_for("the refusal", 20, || {
+            (station.query::<i64>(refused) == i as i64 + 1).then_some(())
+        });
+        hear(&station, &["check-config"]);
+        std::fs::write(&path, &good).unwrap();
+        hear(&station, &["status"]);
+        hear(&station, &["status", "--json"]);
+    }
+    hear(&station, &["check-config"]);
+    said += &station.query::<String>("SELECT group_concat(detail) FROM event");
+    for file in ["cmdline", "environ"] {
+        let bytes = std::fs::read(format!("/proc/{}/{file}", station.pid())).unwrap();
+        said += &String::from_utf8_lossy(&bytes);
+    }
+    station.stop();
+    said += &station.log();
+    assert!(
+        said.contains("refused") && said.contains("CONNACK") || said.contains("ConnAck"),
+        "not talkative"
+    );
+    let at = said.find(NEEDLE);
+    assert!(
+        at.is_none(),
+        "{:?}",
+        at.map(|i| &said[i.saturating_sub(200)..i])
+    );
+}

@@ -188,30 +188,73 @@ fn a_second_signal_ends_at_once() {
     assert!(matches!(status.code(), Some(0 | 130)), "{status}");
 }
 
-/// What systemd would hear, on a socket of our own.
+/// A socket of our own where systemd's would be.
+pub struct Systemd {
+    path: std::path::PathBuf,
+    socket: std::os::unix::net::UnixDatagram,
+}
+
+impl Systemd {
+    pub fn new(station: &Station) -> Self {
+        let path = station.dir.path().join("notify.sock");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let limit = Some(Duration::from_secs(20));
+        socket.set_read_timeout(limit).unwrap();
+        Self { path, socket }
+    }
+
+    pub fn start(&self, station: &mut Station) {
+        station.start_with(&[
+            ("NOTIFY_SOCKET", self.path.to_str().unwrap()),
+            ("WATCHDOG_USEC", "400000"),
+        ]);
+    }
+
+    fn hear(&self) -> String {
+        let mut buffer = [0; 1000];
+        let n = self.socket.recv(&mut buffer).expect("nothing heard");
+        String::from_utf8_lossy(&buffer[..n]).trim().to_owned()
+    }
+
+    /// The next message that begins so.
+    pub fn wait(&self, beginning: &str) -> String {
+        wait_for(beginning, 20, || {
+            Some(self.hear()).filter(|word| word.starts_with(beginning))
+        })
+    }
+}
+
 #[test]
 fn systemd_hears_ready_signs_of_life_and_stopping() {
     let mut station = Station::new(&format!("mqtt://127.0.0.1:{}", free_port()), "");
-    let path = station.dir.path().join("notify.sock");
-    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    station.start_with(&[
-        ("NOTIFY_SOCKET", path.to_str().unwrap()),
-        ("WATCHDOG_USEC", "400000"),
-    ]);
-    let hear = || {
-        let mut buffer = [0; 200];
-        let n = socket.recv(&mut buffer).expect("nothing heard for 10 s");
-        String::from_utf8_lossy(&buffer[..n]).trim().to_owned()
-    };
-    assert_eq!(hear(), "READY=1");
+    let systemd = Systemd::new(&station);
+    systemd.start(&mut station);
+    assert_eq!(systemd.hear(), "READY=1");
     for _ in 0..3 {
-        assert_eq!(hear(), "WATCHDOG=1");
+        systemd.wait("WATCHDOG=1");
     }
     station.signal("-TERM");
-    let last = std::iter::from_fn(|| Some(hear())).find(|word| word != "WATCHDOG=1");
-    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    systemd.wait("STOPPING=1");
     wait_for("the end", 10, || station.exited());
+}
+
+#[test]
+fn the_end_in_the_middle_of_training_is_quick_and_leaves_no_half_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut station = Station::new(&broker.url(), "");
+    station.start();
+    station.wait_connected();
+    let trainer = crate::reload::held_trainer(&broker, &station);
+    let (end, took) = station.stop();
+    assert!(end.success() && took < Duration::from_secs(5), "{took:?}");
+    assert!(!std::path::Path::new(&format!("/proc/{trainer}")).exists());
+    let run: String = station.query("SELECT outcome || ': ' || reason FROM run");
+    assert!(
+        run.starts_with("failed: ") && run.contains("stopped"),
+        "{run}"
+    );
+    assert_eq!(station.query::<i64>("SELECT count(*) FROM model"), 0);
+    assert_eq!(station.rows(), 16 * 288);
+    assert_eq!(station.query::<String>("PRAGMA integrity_check"), "ok");
 }

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::errors::chain;
+use crate::logging;
 use crate::mqtt::play::Played;
 use crate::shutdown::Shutdown;
 use crate::trainer::{self};
@@ -60,7 +61,7 @@ enum Verb {
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
     /// The daemon: collect, learn, forecast
-    Run,
+    Run(RunArgs),
     /// Say what start-up would do, then exit
     CheckConfig,
     /// One screen that begins with a verdict
@@ -89,6 +90,13 @@ struct JsonArg {
     /// Print JSON; its fields are a contract and only ever added to
     #[arg(long, global = true)]
     json: bool,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// How the log on standard error is written; NIGHTWATT_LOG sets its levels
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    log: logging::Format,
 }
 
 #[derive(Args)]
@@ -179,7 +187,7 @@ fn dispatch(cli: Cli) -> Outcome {
         let text = "this command reads no configuration; give what it needs as arguments";
         return Err(Failure(Exit::Usage, text.into()));
     }
-    if !matches!(cli.command, Verb::Run | Verb::Trainer) && !reads_no_configuration {
+    if !matches!(cli.command, Verb::Run(_) | Verb::Trainer) && !reads_no_configuration {
         // Whoever reads only the first lines (`| head`) is no error.
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always)?;
@@ -189,7 +197,7 @@ fn dispatch(cli: Cli) -> Outcome {
         #[cfg(feature = "demo")]
         Verb::Demo(args) => {
             // The embedded broker calls every goodbye an error.
-            run::log_to_stderr("warn,rumqttd=off");
+            logging::to_stderr(logging::Format::Text, "warn,rumqttd=off");
             block_on(async {
                 crate::demo::run(&args, Shutdown::on_signals()?)
                     .await
@@ -197,7 +205,7 @@ fn dispatch(cli: Cli) -> Outcome {
             })?;
             Ok(Exit::Done)
         }
-        Verb::Run => run::run(config()?),
+        Verb::Run(args) => run::run(cli.config, args.log),
         Verb::CheckConfig => run::check_config(&config()?),
         Verb::Status(args) => show::show_status(&config()?, args.json),
         Verb::Train(args) => train::train(config()?, args.json.json),

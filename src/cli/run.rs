@@ -3,49 +3,59 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Exit, Failure, Outcome, block_on};
+use sd_notify::NotifyState;
+
+use super::{Exit, Failure, Outcome, block_on, load};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::daemon::{Daemon, Surroundings};
+use crate::daemon::Surroundings;
+use crate::daemon::reload::{self, Refusal, Service, Word};
 use crate::errors::chain;
-use crate::mqtt::link::LinkOptions;
-use crate::shutdown::Shutdown;
+use crate::logging::{self, Format};
+use crate::shutdown::{Hangup, Shutdown};
 
-pub(super) fn run(config: Config) -> Outcome {
-    log_to_stderr("info");
-    let around = Surroundings {
-        clock: Arc::new(SystemClock),
-        shutdown: Shutdown::on_signals()?,
-        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-        program: std::env::current_exe()?,
+pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
+    let config = load(path.as_deref())?;
+    logging::to_stderr(log, "info");
+    let service = Service {
+        load: || Config::load(path.as_deref(), std::env::vars()),
+        tell,
+        hangup: Hangup::on_signal()?,
+        watchdog: sd_notify::watchdog_enabled(),
+        around: Surroundings {
+            clock: Arc::new(SystemClock),
+            shutdown: Shutdown::on_signals()?,
+            credentials: credentials(),
+            program: std::env::current_exe()?,
+            refusal: Refusal::default(),
+        },
     };
-    block_on(async {
-        let daemon = Daemon::start(config, around).await?;
-        notify(&[sd_notify::NotifyState::Ready]);
-        if let Some(limit) = sd_notify::watchdog_enabled() {
-            tokio::select! {
-                () = daemon.until_shutdown() => {}
-                () = daemon.watch(limit, || notify(&[sd_notify::NotifyState::Watchdog])) => {}
-            }
-        }
-        daemon
-            .finish(|| notify(&[sd_notify::NotifyState::Stopping]))
-            .await;
-        Ok(Exit::Done)
-    })
+    block_on(async { service.run(config).await.map_err(Failure::from) })?;
+    Ok(Exit::Done)
+}
+
+/// systemd's folder of credentials, if there is one.
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
 /// Tells systemd, where it listens.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+fn tell(word: Word<'_>) {
+    let told = match word {
+        Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Word::Reloading => NotifyState::monotonic_usec_now()
+            .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
+        Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        Word::Line(line) => sd_notify::notify(&[NotifyState::Status(line)]),
+    };
+    if let Err(error) = told {
         tracing::debug!(%error, "systemd was not told");
     }
 }
 
 pub(super) fn check_config(config: &Config) -> Outcome {
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    LinkOptions::new(&config.mqtt, "", credentials.as_deref())
-        .map_err(|e| Failure(Exit::Usage, chain(&e)))?;
+    reload::check(config, credentials().as_deref()).map_err(|e| Failure(Exit::Usage, chain(&e)))?;
     println!("configuration is valid");
     println!(
         "  broker    {} as {:?}",
@@ -72,30 +82,4 @@ pub(super) fn check_config(config: &Config) -> Outcome {
         training.horizon_min
     );
     Ok(Exit::Done)
-}
-
-/// Logs to standard error as `key=value`; `NIGHTWATT_LOG` sets the levels (`debug`, `warn,nightwatt=info`).
-pub(super) fn log_to_stderr(default: &str) {
-    use tracing_subscriber::layer::{Layer, SubscriberExt};
-    use tracing_subscriber::util::SubscriberInitExt;
-
-    let asked = std::env::var("NIGHTWATT_LOG")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let levels: tracing_subscriber::filter::Targets =
-        asked.or_else(|| default.parse().ok()).unwrap_or_default();
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false);
-    // The journal has times of its own.
-    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.without_time().boxed()
-    } else {
-        lines.boxed()
-    };
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(levels)
-        .init();
 }

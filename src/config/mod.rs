@@ -14,7 +14,7 @@ pub use sections::{
     HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TopicRule, TrainingConfig,
 };
 
-use crate::mqtt::broker_url::BrokerUrl;
+use crate::mqtt::broker_url::{self, BrokerUrl};
 
 /// Where `run` looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
@@ -110,7 +110,7 @@ impl Config {
             .parse()
             .map_err(|e: toml::de::Error| ConfigError::Syntax {
                 path: path.unwrap_or(default).to_owned(),
-                message: e.to_string().trim_end().to_owned(),
+                message: place_and_reason(&text, &e),
             })?;
         for (name, value) in env {
             override_from_env(&mut table, &name, &value)?;
@@ -166,7 +166,7 @@ fn from_table(table: Table) -> Result<Config, ConfigError> {
         ConfigError::Invalid {
             value: lookup(&root, &key)
                 .filter(|v| !v.is_table())
-                .map(Value::to_string),
+                .map(|v| shown(&key, v)),
             problem: e.into_inner().to_string().trim_end().to_owned(),
             key,
         }
@@ -178,7 +178,7 @@ fn from_table(table: Table) -> Result<Config, ConfigError> {
 /// What types and ranges cannot say.
 fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     let refuse = |key: &str, problem: &str| {
-        let value = lookup(root, key).map(Value::to_string);
+        let value = lookup(root, key).map(|v| shown(key, v));
         Err(ConfigError::Invalid {
             key: key.into(),
             value,
@@ -236,9 +236,34 @@ fn lookup<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
 fn invalid(key: &str, value: &Value, problem: String) -> ConfigError {
     ConfigError::Invalid {
         key: key.into(),
-        value: Some(value.to_string()),
+        value: Some(shown(key, value)),
         problem,
     }
+}
+
+/// A value as an error may show it: what is, or looks like, a password does not get into logs.
+fn shown(key: &str, value: &Value) -> String {
+    let text = value.to_string();
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let names_a_secret = ["password", "passphrase", "secret", "token"]
+        .iter()
+        .any(|word| name.contains(word));
+    // A folder or a file is no secret, and wrong ones want to be seen.
+    if (names_a_secret && !name.ends_with("_file")) || broker_url::holds_password(&text) {
+        return "(not shown)".into();
+    }
+    text
+}
+
+/// Line, column and reason, in one line; not the line itself, which may hold a secret.
+fn place_and_reason(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or(String::new(), |before| {
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("line {line}, column {column}: ")
+    });
+    format!("{place}{}", error.message().trim_end().replace('\n', ", "))
 }
 
 /// Sets `section.key` from `NIGHTWATT_SECTION__KEY`; the text is TOML where it parses as TOML, else a string.
@@ -261,7 +286,7 @@ fn override_from_env(table: &mut Table, name: &str, text: &str) -> Result<(), Co
             .as_table_mut()
             .ok_or_else(|| ConfigError::Invalid {
                 key: parts.join("."),
-                value: Some(value.to_string()),
+                value: Some(shown(&key, &value)),
                 problem: format!("{name} goes into a section, but {part} is a value"),
             })?;
     }

@@ -144,3 +144,25 @@ fn a_missing_or_broken_file_is_named() {
     let said = refused("[mqtt\n", &[]);
     assert!(said.contains("c.toml") && said.contains("line 1"), "{said}");
 }
+
+#[test]
+fn a_refusal_never_repeats_a_password() {
+    for text in [
+        "[mqtt]\nurl = \"mqtt://sun:s3cret@pi\"",
+        "[mqtt]\nurl = \"tcp://sun:s3cret@pi\"",
+        "[mqtt]\npassword = \"s3cret\"",
+        "[mqtt]\npassword = \"s3cret",
+        "[mqtt]\npassword = s3cret",
+        "[mqtt]\nurl = \"mqtt://sun:s3cret@pi\"\nurl = \"mqtt://sun:s3cret@pi\"",
+    ] {
+        let said = refused(text, &[]);
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+    let said = refused("", &[("NIGHTWATT_MQTT__PASSWORD", "s3cret")]);
+    assert!(
+        said.contains("password") && !said.contains("s3cret"),
+        "{said}"
+    );
+    let said = refused("[mqtt]\n\n  keep_alive_s = = 5", &[]);
+    assert!(said.contains("line 3, column 18"), "{said}");
+}

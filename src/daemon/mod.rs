@@ -2,6 +2,7 @@
 
 pub mod forecasts;
 mod nights;
+pub mod reload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::store::{Reader, Store, StoreError, StoreLock, Writer};
 use crate::trainer::Trigger;
 use forecasts::Forecasts;
 use nights::Nights;
+use reload::Refusal;
 
 /// Commits whose readings may wait for the forecaster.
 const STORED_QUEUE: usize = 256;
@@ -63,6 +65,7 @@ pub struct Counts {
 }
 
 /// What the daemon takes from its surroundings.
+#[derive(Clone)]
 pub struct Surroundings {
     /// Wall-clock time.
     pub clock: Arc<dyn Clock>,
@@ -72,6 +75,8 @@ pub struct Surroundings {
     pub credentials: Option<PathBuf>,
     /// The program to start trainers from: this one.
     pub program: PathBuf,
+    /// Whether the configuration on the disk was refused.
+    pub refusal: Refusal,
 }
 
 /// A started daemon.
@@ -177,6 +182,7 @@ impl Daemon {
             shared: shared.clone(),
             requests,
             training: nights.running(),
+            refusal: around.refusal,
         });
         let daemon = Self {
             intake: tokio::spawn(intake.run()),
@@ -226,9 +232,23 @@ impl Daemon {
         }
     }
 
-    /// Waits for the shutdown.
-    pub async fn until_shutdown(&self) {
-        self.shutdown.begun().await;
+    /// True while a training run is going on.
+    pub fn is_training(&self) -> bool {
+        self.station.training.load(Ordering::Relaxed)
+    }
+
+    /// Notes an event, without waiting for a writer that may be held up.
+    pub fn note(&self, kind: &'static str, detail: String) {
+        let (store, now) = (self.store.clone(), self.station.clock.now());
+        tokio::spawn(async move {
+            if let Err(error) = store.note_event(now, kind, detail).await {
+                tracing::warn!(
+                    kind,
+                    "an event was not noted: {}",
+                    crate::errors::chain(&error)
+                );
+            }
+        });
     }
 
     /// Waits for the shutdown, calls `announce`, and then stops everything in order.
@@ -284,6 +304,7 @@ struct RunningStation {
     shared: Arc<IntakeShared>,
     requests: flume::Sender<Trigger>,
     training: Arc<AtomicBool>,
+    refusal: Refusal,
 }
 
 impl Station for RunningStation {
@@ -312,6 +333,7 @@ impl Station for RunningStation {
             store_failing: gauges.failing.load(Ordering::Relaxed),
             training: self.training.load(Ordering::Relaxed),
             next_night,
+            reload_refused: self.refusal.reason(),
         };
         status::gather(
             &self.config.store.path,

@@ -15,6 +15,7 @@ use clap::Args;
 use crate::cli::tables;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, TrainingConfig};
+use crate::daemon::reload::Refusal;
 use crate::daemon::{Daemon, DaemonError, Surroundings};
 use crate::http::server::Station;
 use crate::mqtt::feed::{Feed, FeedError, FeedOptions};
@@ -108,6 +109,7 @@ pub async fn run(args: &DemoArgs, shutdown: Shutdown) -> Result<(), DemoError> {
             path: folder.0.clone(),
             source,
         })?,
+        refusal: Refusal::default(),
     };
     let stop_daemon = around.shutdown.clone();
     let daemon = Daemon::start(config.clone(), around).await?;

@@ -47,7 +47,7 @@ impl FromStr for BrokerUrl {
         } else if let Some(rest) = url.strip_prefix("mqtts://") {
             (true, rest)
         } else {
-            return Err(BrokerUrlError::Scheme(url.to_owned()));
+            return Err(BrokerUrlError::Scheme(without_login(url).to_owned()));
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (username, authority) = match rest.rsplit_once('@') {
@@ -84,6 +84,18 @@ impl FromStr for BrokerUrl {
             port,
         })
     }
+}
+
+/// Whether the text is an address with a password in it, right or wrong otherwise.
+pub fn holds_password(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    rest.rsplit_once('@')
+        .is_some_and(|(login, _)| login.contains(':'))
+}
+
+/// What follows the user name and password, which errors must not repeat.
+fn without_login(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, rest)| rest)
 }
 
 /// Without the user name: this form goes into logs and errors.
@@ -129,5 +141,9 @@ mod tests {
         let secret = error("mqtt://sun:secret@pi");
         assert_eq!(secret, BrokerUrlError::Password("sun".to_owned()));
         assert!(!secret.to_string().contains("secret"));
+        let wrong_twice = error("tcp://sun:secret@pi").to_string();
+        assert!(!wrong_twice.contains("secret"), "{wrong_twice}");
+        assert!(holds_password("tcp://sun:secret@pi") && holds_password("sun:se@cret@pi"));
+        assert!(!holds_password("mqtts://sun@[::1]:8883"));
     }
 }

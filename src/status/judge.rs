@@ -16,6 +16,7 @@ const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
     not_connected,
     subscription_refused,
     clock_impossible,
+    reload_refused,
     nothing_stored_yet,
     disk_nearly_full,
     silence,
@@ -104,6 +105,15 @@ fn clock_impossible(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
             "set the time or connect a time server",
         )
     })
+}
+
+fn reload_refused(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    let why = daemon.reload_refused.as_deref()?;
+    Some(finding(
+        Level::Attention,
+        format!("the new configuration was refused, the old one stays: {why}"),
+        "mend it (nightwatt check-config), then systemctl reload nightwatt",
+    ))
 }
 
 fn nothing_stored_yet(s: &Status, _: &DaemonStatus) -> Option<Verdict> {

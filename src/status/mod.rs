@@ -50,6 +50,8 @@ pub struct DaemonStatus {
     pub training: bool,
     /// When the next one is due.
     pub next_night: Option<TimestampMs>,
+    /// Why the configuration on the disk was refused, where the last reload was.
+    pub reload_refused: Option<String>,
 }
 
 /// Everything `nightwatt status --json` prints. Fields are only ever added.

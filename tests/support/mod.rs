@@ -194,6 +194,12 @@ impl Station {
         child.wait().unwrap();
     }
 
+    /// The status where a daemon answers.
+    pub fn try_status(&self) -> Option<serde_json::Value> {
+        let out = self.run(&["status", "--json"]);
+        serde_json::from_slice(&out.stdout).ok()
+    }
+
     pub fn status(&self) -> serde_json::Value {
         let out = self.run(&["status", "--json"]);
         serde_json::from_slice(&out.stdout).unwrap_or_else(|e| {
