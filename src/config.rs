@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::mqtt::broker_url::BrokerUrl;
-use crate::night::Promote;
+use crate::night::{Mode, Promote};
 use crate::reading::Field;
 use crate::schedule::Schedule;
 use crate::sun::Site;
@@ -31,6 +31,7 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("training.min_days", 1.0, 365.0, "days"),
     ("training.holdback_days", 1.0, 60.0, "days"),
     ("training.horizon_min", 1.0, 2880.0, "minutes"),
+    ("training.full_every_days", 1.0, 3650.0, "days"),
     (
         "training.promote.min_improvement_percent",
         -100.0,
@@ -232,6 +233,10 @@ pub struct TrainingConfig {
     pub holdback_days: u32,
     /// Minutes ahead to forecast.
     pub horizon_min: u32,
+    /// Whether a night renews a part of the trees, or all of them.
+    pub mode: Mode,
+    /// Days after which an incremental night is a full one.
+    pub full_every_days: u32,
     /// When a candidate may go live.
     pub promote: Promote,
 }
@@ -245,6 +250,8 @@ impl Default for TrainingConfig {
             min_days: 7,
             holdback_days: 7,
             horizon_min: 15,
+            mode: Mode::Incremental,
+            full_every_days: 30,
             promote: Promote::default(),
         }
     }

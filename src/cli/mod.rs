@@ -17,6 +17,7 @@ use crate::errors::chain;
 use crate::http::client::{self, ClientError};
 use crate::mqtt::link::LinkOptions;
 use crate::mqtt::play::Played;
+use crate::night::Mode;
 use crate::reading::{DeviceId, Reading};
 use crate::shutdown::Shutdown;
 use crate::status;
@@ -97,6 +98,9 @@ struct JsonArg {
 
 #[derive(Args)]
 struct TrainArgs {
+    /// Instead of the configured mode; "full" reads everything again
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -204,7 +208,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Run => run(config()?),
         Verb::CheckConfig => check_config(&config()?),
         Verb::Status(args) => show_status(&config()?, args.json),
-        Verb::Train(args) => train(config()?, args.json.json),
+        Verb::Train(args) => train(config()?, args.mode, args.json.json),
         Verb::Runs(args) => runs(&config()?, args),
         Verb::Models(args) => models(&config()?, args),
         Verb::Forecast(args) => forecast(&config()?, args),
@@ -358,12 +362,14 @@ fn show_status(config: &Config, json: bool) -> Outcome {
 }
 
 /// Asks the daemon to learn; where none runs, learns here.
-fn train(config: Config, json: bool) -> Outcome {
+fn train(config: Config, mode: Option<Mode>, json: bool) -> Outcome {
     let end = block_on(async {
         let socket = &config.http.socket;
-        match client::request(socket, Method::POST, "/api/ml/retrain", String::new()).await {
+        let query = mode.map_or(String::new(), |mode| format!("?mode={mode}"));
+        let path = format!("/api/ml/retrain{query}");
+        match client::request(socket, Method::POST, &path, String::new()).await {
             Ok(_) => Ok(None),
-            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config).await?)),
+            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config, mode).await?)),
             Err(error) => Err(error.into()),
         }
     })?;
@@ -395,7 +401,7 @@ fn train(config: Config, json: bool) -> Outcome {
     })
 }
 
-async fn train_here(config: Config) -> Result<RunEnd, Failure> {
+async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failure> {
     let _lock = StoreLock::acquire(&config.store.path)?;
     let store = Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
     let station = trainer::Station {
@@ -405,7 +411,7 @@ async fn train_here(config: Config) -> Result<RunEnd, Failure> {
         program: std::env::current_exe()?,
     };
     let shutdown = Shutdown::on_signals()?;
-    let end = trainer::train(&station, Trigger::Manual, shutdown.begun()).await;
+    let end = trainer::train(&station, Trigger::Manual(mode), shutdown.begun()).await;
     store.stop().await;
     Ok(end?)
 }

@@ -85,12 +85,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             loss: Loss::Absolute,
-            trees: 200,
-            learning_rate: 0.06,
+            trees: 60,
+            learning_rate: 0.1,
             leaves: 63,
             min_child: 40,
             row_fraction: 0.5,
-            column_fraction: 0.5,
+            column_fraction: 0.3,
             seed: 0,
             threads: 1,
         }
@@ -115,6 +115,16 @@ impl ValidParams {
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.0
+    }
+
+    /// The same with another seed and number of threads (at least one).
+    pub(super) fn with(&self, seed: u64, threads: usize) -> Self {
+        let threads = threads.max(1);
+        Self(Settings {
+            seed,
+            threads,
+            ..self.0.clone()
+        })
     }
 }
 
@@ -170,9 +180,9 @@ impl Default for ExtraSettings {
     /// up to 1 % more RMSE on two; trying all features beat half of them on the smallest set.
     fn default() -> Self {
         Self {
-            trees: 25,
+            trees: 35,
             min_leaf: 20,
-            max_leaves: 12_000,
+            max_leaves: 5_000,
             column_fraction: 1.0,
             median: true,
             seed: 0,
