@@ -325,11 +325,12 @@ fn learn(job: &Job) -> Result<NightReport, TrainerError> {
     let reader = Reader::open(&job.db)?;
     let mut cache = match job.rebuild {
         true => None,
-        false => cache::load(&job.cache, &job.night).filter(|cache| !cache.is_stale()),
+        false => cache::load(&job.cache, &job.night),
     };
     if let Some(cache) = &mut cache {
         cache.forget_changed(job.late_since, |from, to| reader.count(from, to))?;
     }
+    let cache = cache.filter(|cache| !cache.is_stale());
     let from = cache.as_ref().map_or(job.from, Cache::needs_from);
     // A damaged live model is no reason not to train its successor.
     let live = reader

@@ -7,6 +7,8 @@
 mod protocol;
 mod recorded;
 mod report;
+#[cfg(test)]
+mod settings;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

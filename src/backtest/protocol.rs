@@ -167,20 +167,25 @@ fn rows_of(days: &[Matrix]) -> u64 {
     days.iter().map(|day| day.len() as u64).sum()
 }
 
-pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
+/// The rows up to the cut, and those after it; `None` without any.
+pub(super) fn cut_in_two(recorded: &mut Recorded) -> Option<[Vec<Matrix>; 2]> {
     let mut times: Vec<i64> = recorded
         .days
         .values()
         .flat_map(|day| day.iter().map(|(row, _)| row.facts.ts.0))
         .collect();
     times.sort_unstable();
-    let Some(last) = times.len().checked_sub(1) else {
-        return Ok(None);
-    };
+    let last = times.len().checked_sub(1)?;
     // Times are whole slots, so the order statistic below the quantile cuts at the same place.
     let cut = TimestampMs(times[(TRAIN_SHARE * last as f64) as usize]);
     drop(times);
-    let [train, test] = recorded.split_at(cut);
+    Some(recorded.split_at(cut))
+}
+
+pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
+    let Some([train, test]) = cut_in_two(recorded) else {
+        return Ok(None);
+    };
     if train.is_empty() || test.is_empty() {
         return Ok(None);
     }

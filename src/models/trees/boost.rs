@@ -282,6 +282,8 @@ mod tests {
             let settings = Settings {
                 threads,
                 trees: 8,
+                learning_rate: 0.06,
+                column_fraction: 0.5,
                 ..Settings::default()
             };
             let mut out = Encoder::default();

@@ -40,8 +40,9 @@ pub(super) struct Window {
     coded: Option<(Arc<Binner>, BinnedMatrix)>,
     targets: Vec<f32>,
     days: VecDeque<Day>,
-    /// Rows that the bins were made of.
+    /// Rows that the bins were made of, and the newest day among them.
     rows_binned: usize,
+    binned_day: i32,
     raw_rows: usize,
 }
 
@@ -61,6 +62,7 @@ impl Window {
             targets: Vec::new(),
             days: VecDeque::new(),
             rows_binned: 0,
+            binned_day: i32::MAX,
             raw_rows,
         }
     }
@@ -109,6 +111,7 @@ impl Window {
             let binner = Binner::fit(rows, &self.masks, MAX_BINS)?;
             let codes = binner.codes_of(rows, &self.masks)?;
             self.rows_binned = codes.rows();
+            self.binned_day = self.last_day().unwrap_or(i32::MAX);
             self.coded = Some((Arc::new(binner), codes));
         }
         (self.raw, self.masks) = (Vec::new(), Vec::new());
@@ -165,15 +168,17 @@ impl Window {
         self.targets.len() > 2 * self.rows_binned
     }
 
-    /// How far the newest week has run into the tails of the bins: the largest share, over the
-    /// features, of its values in the outermost two bins, less that share of the whole window.
-    /// Quantile bins hold equal shares, so 0 is expected; values beyond all that the bins were made
-    /// of pile up there.
+    /// How far the newest days, of a week at most, that the bins were not made of have run into the
+    /// tails: the largest share, over the features, of their values in the outermost two bins, less
+    /// that share of the whole window. Quantile bins hold equal shares, so 0 is expected; values
+    /// beyond all that the bins were made of pile up there.
     pub(super) fn drift(&self) -> f64 {
         let Some((_, codes)) = &self.coded else {
             return 0.0;
         };
-        let newest: usize = self.days.iter().rev().take(DRIFT_DAYS).map(rows_of).sum();
+        let newest = self.days.iter().rev().take(DRIFT_DAYS);
+        let newest = newest.filter(|day| day.number > self.binned_day);
+        let newest: usize = newest.map(rows_of).sum();
         let all = self.targets.len();
         if newest == 0 {
             return 0.0;
@@ -201,6 +206,7 @@ impl Window {
         out.u8(1);
         binner.encode(out);
         out.len(self.rows_binned);
+        out.u32(self.binned_day.cast_unsigned());
         out.len(self.days.len());
         for day in &self.days {
             out.u32(day.number.cast_unsigned());
@@ -219,6 +225,7 @@ impl Window {
         let binner = Binner::decode(from)?;
         window.width = binner.features();
         window.rows_binned = from.u32()? as usize;
+        window.binned_day = from.u32()?.cast_signed();
         let days = from.len(MAX_DAYS, 9)?;
         for _ in 0..days {
             window.days.push_back(Day {
@@ -361,9 +368,8 @@ mod tests {
             }
             warmer.add(number, &bent).unwrap();
         }
-        // A made-up sky stays as it is for days, so that its daily means are no even draw.
-        assert!(window.drift() < 0.25, "{}", window.drift());
-        assert!(warmer.drift() > 0.5, "{}", warmer.drift());
+        let (same, warm) = (window.drift(), warmer.drift());
+        assert!(warm > 0.5 && same < warm / 2.0, "{same} {warm}");
         assert!(!window.has_outgrown_its_bins());
         for (number, day) in (28..).zip(&days) {
             window.add(number, day).unwrap();
