@@ -229,7 +229,7 @@ mod tests {
 
     fn artifact(rows: &Matrix) -> Artifact {
         let mut learner = product(1);
-        learner.learn(rows, &AtomicBool::new(false)).unwrap();
+        learner.learn(0, rows, &AtomicBool::new(false)).unwrap();
         Artifact {
             features: plan().names().map(str::to_owned).collect(),
             horizon_min: 15,

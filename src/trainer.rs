@@ -4,6 +4,8 @@
 //! database read-only, and answers on standard output with the night's report, the model in it.
 //! It lowers its own priority and dies with its parent.
 
+mod cache;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::features::FeatureSet;
 use crate::models::Artifact;
-use crate::night::{self, Decision, Mode, NightParams, NightReport};
+use crate::night::{self, Cache, Decision, Mode, NightParams, NightReport};
 use crate::reading::TimestampMs;
 use crate::registry::{Move, State};
 use crate::schedule::Due;
@@ -36,8 +38,8 @@ const SEED: u64 = 1;
 pub enum Trigger {
     /// The schedule.
     Scheduled(Due),
-    /// Somebody asked.
-    Manual,
+    /// Somebody asked, for a mode of their own perhaps.
+    Manual(Option<Mode>),
 }
 
 /// What a run works with.
@@ -107,8 +109,14 @@ pub enum TrainerError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Job {
     db: PathBuf,
+    /// The file of the cache.
+    cache: PathBuf,
+    /// Everything is read again, whatever the cache holds.
+    rebuild: bool,
     from: TimestampMs,
     to: TimestampMs,
+    /// No reading older than this can still have come in.
+    late_since: TimestampMs,
     night: NightParams,
 }
 
@@ -120,20 +128,24 @@ pub async fn train(
 ) -> Result<RunEnd, StoreError> {
     let store = &station.store;
     let started = station.clock.now();
+    let asked = match trigger {
+        Trigger::Manual(asked) => asked,
+        Trigger::Scheduled(_) => None,
+    };
     let (word, nominal) = match trigger {
-        Trigger::Manual => ("manual", None),
+        Trigger::Manual(_) => ("manual", None),
         Trigger::Scheduled(due) if due.catch_up => ("catch_up", Some(due.nominal)),
         Trigger::Scheduled(due) => ("schedule", Some(due.nominal)),
     };
     let run = NewRun {
         kind: "training",
-        mode: "full".into(),
+        mode: asked.unwrap_or(station.config.training.mode).to_string(),
         trigger: word,
         nominal,
         started,
     };
     let run_id = store.start_run(run).await?;
-    let job = job(&station.config, started);
+    let job = job(&station.config, started, asked);
     let end = match in_child(&station.program, &job, cancel).await {
         Ok(report) => conclude(store, run_id, started, report).await?,
         Err(error) => RunEnd {
@@ -148,20 +160,32 @@ pub async fn train(
         .report
         .as_ref()
         .and_then(|r| serde_json::to_value(r).ok());
+    let mode = end.report.as_ref().map(|r| r.mode.to_string());
     let ended = station.clock.now();
     store
-        .end_run(run_id, ended, end.outcome, end.reason.clone(), report)
+        .end_run(run_id, ended, mode, end.outcome, end.reason.clone(), report)
         .await?;
     Ok(end)
 }
 
-fn job(config: &Config, now: TimestampMs) -> Job {
-    let training = &config.training;
+/// Asked for in full, a night starts from the readings themselves; where the schedule asks for it,
+/// from the rows of the cache.
+fn job(config: &Config, now: TimestampMs, asked: Option<Mode>) -> Job {
+    let days_ago = |days: u32| now.plus_ms(-i64::from(days) * DAY_MS);
+    let from = days_ago(config.training.lookback_days);
+    let night = night_params(config);
     Job {
         db: config.store.path.clone(),
-        from: now.plus_ms(-i64::from(training.lookback_days) * DAY_MS),
+        cache: cache::path(&config.store.path, night.horizon_min),
+        rebuild: asked == Some(Mode::Full),
+        from,
         to: now,
-        night: night_params(config),
+        late_since: days_ago(config.mqtt.max_age_days + 1),
+        night: NightParams {
+            mode: asked.unwrap_or(night.mode),
+            forget_before: Some(from),
+            ..night
+        },
     }
 }
 
@@ -177,7 +201,9 @@ pub fn night_params(config: &Config) -> NightParams {
         holdback_days: training.holdback_days,
         min_train_days: training.min_days,
         promote: training.promote,
-        mode: Mode::Full,
+        mode: training.mode,
+        full_every_days: training.full_every_days,
+        forget_before: None,
         seed: SEED,
     }
 }
@@ -297,17 +323,29 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), Trainer
 
 fn learn(job: &Job) -> Result<NightReport, TrainerError> {
     let reader = Reader::open(&job.db)?;
+    let mut cache = match job.rebuild {
+        true => None,
+        false => cache::load(&job.cache, &job.night),
+    };
+    if let Some(cache) = &mut cache {
+        cache.forget_changed(job.late_since, |from, to| reader.count(from, to))?;
+    }
+    let cache = cache.filter(|cache| !cache.is_stale());
+    let from = cache.as_ref().map_or(job.from, Cache::needs_from);
     // A damaged live model is no reason not to train its successor.
     let live = reader
         .live_model()?
         .and_then(|(_, bytes)| Artifact::from_bytes(&bytes).ok());
-    let rows = reader.named_samples(job.from, job.to)?;
-    Ok(night::run(
-        rows,
-        live.as_ref(),
-        &job.night,
-        &AtomicBool::new(false),
-    )?)
+    let rows = reader.named_samples(from, job.to)?;
+    let params = &job.night;
+    let night = night::run(rows, live.as_ref(), cache, params, &AtomicBool::new(false))?;
+    if let Some(cache) = &night.cache {
+        // Without it the next night takes longer, and that is all.
+        if let Err(error) = cache::save(&job.cache, &cache.to_bytes(params)) {
+            eprintln!("keeping {}: {error}", job.cache.display());
+        }
+    }
+    Ok(night.report)
 }
 
 /// The intake comes first: run when nothing else wants to, and not longer than the parent.
@@ -332,7 +370,7 @@ mod tests {
         let program = dir.path().join("trainer");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let job = job(&Config::default(), TimestampMs(0));
+        let job = job(&Config::default(), TimestampMs(0), None);
         in_child(&program, &job, cancel)
             .await
             .map_err(|e| crate::errors::chain(&e))
@@ -353,7 +391,7 @@ mod tests {
             .await
             .unwrap_err();
         assert!(babbled.contains("answer"), "{babbled}");
-        let job = job(&Config::default(), TimestampMs(0));
+        let job = job(&Config::default(), TimestampMs(0), None);
         let missing = in_child(Path::new("/nowhere"), &job, never());
         assert!(missing.await.unwrap_err().to_string().contains("/nowhere"));
     }

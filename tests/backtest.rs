@@ -42,14 +42,34 @@ fn agrees(report: &BacktestReport, name: &str, mae: f64, rmse: f64) {
 }
 
 /// Fails unless what is served has at most these errors and beats smart persistence by both. The
-/// limits leave some 2 % to what was measured when the learners were chosen.
+/// limits are what the project set out for.
 fn serves_at_most(report: &BacktestReport, mae: f64, rmse: f64) {
-    let live = report.result("live").expect("always reported");
-    assert!(live.mae <= mae && live.rmse <= rmse, "{live:?}");
+    for live in report.results.iter().filter(|r| r.name == "live") {
+        assert!(live.mae <= mae && live.rmse <= rmse, "{live:?}");
+        assert!(
+            live.skill_mae > Some(0.0) && live.skill_rmse > Some(0.0),
+            "{live:?}"
+        );
+        assert!(live.model_bytes <= 2_000_000, "{live:?}");
+    }
+}
+
+/// Fails unless nights were run in both modes, an incremental one is about as good as a full one, and
+/// p10 … p90 held what was promised in what is served.
+fn renews_well(report: &BacktestReport, at_most_worse: f64) {
+    let live = |mode: &str| {
+        let mut all = report.results.iter();
+        let found = all.find(|r| r.name == "live" && r.mode == mode);
+        found.unwrap_or_else(|| panic!("no {mode} nights"))
+    };
+    let (full, incremental) = (live("full"), live("incremental"));
     assert!(
-        live.skill_mae > Some(0.0) && live.skill_rmse > Some(0.0),
-        "{live:?}"
+        incremental.mae <= at_most_worse * full.mae,
+        "{incremental:?} {full:?}"
     );
+    assert!(incremental.train_cpu_s < full.train_cpu_s / 2.0);
+    let coverage = incremental.coverage_p10_p90.expect("judged");
+    assert!((0.76..=0.84).contains(&coverage), "{incremental:?}");
 }
 
 const MADRID: &str = "--site=40.45,-3.73,Europe/Madrid";
@@ -66,7 +86,7 @@ fn upm_pooled_agrees_with_the_benches_within_ten_seconds_and_300_mib() {
     agrees(&report, "naive", 62.53, 147.70);
     agrees(&report, "smart", 51.12, 141.68);
     let live = report.result("live").expect("always reported");
-    serves_at_most(&report, 48.0, 127.0);
+    serves_at_most(&report, 47.3, 126.0);
     assert!(
         live.coverage_p10_p90
             .is_some_and(|c| (0.7..0.9).contains(&c)),
@@ -88,7 +108,7 @@ fn upm_one_device_agrees_with_the_benches() {
     let report = backtest(&file, &["--device", "upm-1-47596", MADRID]);
     agrees(&report, "naive", 66.61, 116.53);
     agrees(&report, "smart", 55.05, 111.67);
-    serves_at_most(&report, 50.3, 100.1);
+    serves_at_most(&report, 49.9, 99.3);
 }
 
 #[test]
@@ -99,7 +119,7 @@ fn enerpos_agrees_with_the_benches() {
     let report = backtest(&file, &[REUNION]);
     agrees(&report, "naive", 713.24, 1234.55);
     agrees(&report, "smart", 554.84, 1190.46);
-    serves_at_most(&report, 515.0, 935.0);
+    serves_at_most(&report, 510.0, 925.0);
 }
 
 #[test]
@@ -119,12 +139,20 @@ fn sixty_nights_of_one_device_agree_with_the_benches() {
     let report = backtest(&file, &args);
     agrees(&report, "naive", 66.83, 122.04);
     agrees(&report, "smart", 56.86, 118.01);
-    serves_at_most(&report, 55.7, 110.5);
-    let incremental = |name| {
-        let mut all = report.results.iter();
-        all.any(|r| r.name == name && r.mode == "incremental")
+    serves_at_most(&report, 55.5, 109.5);
+    renews_well(&report, 1.02);
+}
+
+#[test]
+#[ignore = "minutes of work: cargo test --release --test it -- --ignored two_hundred"]
+fn two_hundred_nights_of_one_device_in_both_modes() {
+    let Some(file) = data("upm_madrid_5min.csv.gz") else {
+        return;
     };
-    assert!(incremental("ridge") && !incremental("live"));
+    let args = ["--device", "upm-1-47596", MADRID, "--protocol", "nightly"];
+    let report = backtest(&file, &args);
+    serves_at_most(&report, 48.5, 99.0);
+    renews_well(&report, 1.01);
 }
 
 #[test]

@@ -125,6 +125,70 @@ fn without_enough_days_a_night_is_skipped_with_the_reason() {
     assert!(String::from_utf8(out.stdout).unwrap().contains("skipped"));
 }
 
+/// Puts sixteen days of a device under clouds into the station's own store, the last of them yesterday.
+fn put_history(station: &Station) {
+    station.run(&["train"]);
+    let conn = rusqlite::Connection::open(station.db()).unwrap();
+    conn.execute("INSERT OR IGNORE INTO device VALUES (1, 't01', 0)", [])
+        .unwrap();
+    let (day_ms, mut lot, mut sky) = (86_400_000, 7u64, 1.0);
+    let midnight = SystemClock.now().0 / day_ms * day_ms;
+    for slot in 0..16 * 288 {
+        lot = lot.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        if lot >> 60 == 0 {
+            sky = 0.2 + 0.8 * (lot >> 11 & 0xFF) as f64 / 255.0;
+        }
+        let hour = (slot % 288) as f64 / 12.0;
+        let light = ((hour - 6.0) / 12.0 * std::f64::consts::PI).sin().max(0.0);
+        let at = midnight - 16 * day_ms + slot * 300_000;
+        conn.execute(
+            "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power, lux)
+             VALUES (?1, 1, 0, 0, 1, ?2, ?3)",
+            rusqlite::params![at, 100.0 * light * sky, 90_000.0 * light * sky],
+        )
+        .unwrap();
+    }
+}
+
+/// Trains, and gives the mode of the run and the bytes of its model.
+fn trained(station: &Station, words: &[&str]) -> (String, Vec<u8>) {
+    let out = station.run(words);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(
+        out.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let mode = station.query("SELECT mode FROM run ORDER BY run_id DESC LIMIT 1");
+    let model = "SELECT bytes FROM model ORDER BY version DESC LIMIT 1";
+    (mode, station.query(model))
+}
+
+#[test]
+fn two_processes_make_the_same_model_and_later_nights_go_on_from_the_cache() {
+    let [one, other] = [(); 2].map(|()| Station::new("mqtt://127.0.0.1:1", ""));
+    for station in [&one, &other] {
+        put_history(station);
+    }
+    let (mode, model) = trained(&one, &["train"]);
+    assert_eq!(mode, "full", "the first night has nothing to go on from");
+    assert_eq!(trained(&other, &["train"]), ("full".into(), model.clone()));
+
+    let cache = one.dir.path().join("cache/rows-15.bin");
+    assert!(cache.exists());
+    assert_eq!(trained(&one, &["train"]).0, "incremental");
+    assert_eq!(trained(&one, &["train", "--mode", "full"]).0, "full");
+    assert_eq!(trained(&one, &["train"]).0, "incremental");
+    // Damaged, it is made anew, to the same model.
+    let mut bytes = std::fs::read(&cache).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&cache, &bytes).unwrap();
+    let (mode, again) = trained(&one, &["train"]);
+    assert_eq!((mode.as_str(), again == model), ("full", true));
+    assert_eq!(trained(&one, &["train"]).0, "incremental");
+}
+
 #[test]
 fn a_night_missed_while_off_is_caught_up_once() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,5 @@
 //! The two protocols, with every forecaster in its own lane.
 
-use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
@@ -9,30 +8,22 @@ use super::recorded::Recorded;
 use super::report::BacktestResult;
 use crate::features::Matrix;
 use crate::models::baseline::Baseline;
-use crate::models::interval::{Coverage, Interval, Residuals};
+use crate::models::interval::{Calibration, Coverage, Interval};
 use crate::models::score::{Score, skill};
 use crate::models::{LearnError, Learner, Model, product, product_ridge};
+use crate::night::Mode;
 use crate::reading::TimestampMs;
 
 /// Share of the time that trains in a split.
 const TRAIN_SHARE: f64 = 0.8;
 /// Days learned before the first night is judged.
 const WARM_UP_DAYS: usize = 14;
-/// Rows that are enough to find out how wide residuals are.
+/// Days after which an incremental night is a full one, as the configuration has it by default.
+const FULL_EVERY_DAYS: i32 = 30;
+/// Rows that are enough to find out how wide errors are, and the days that show it.
 const SCOUT_ROWS: u64 = 60_000;
-/// The newest days whose residuals make the interval: long enough for all weathers.
-const INTERVAL_DAYS: usize = 28;
+const CALIBRATION_DAYS: usize = 28;
 const SEED: u64 = 42;
-
-/// The learners that are judged; the last is what the product serves, judged part by part too.
-fn families() -> Vec<(&'static str, Box<dyn Learner>)> {
-    vec![
-        ("ridge", Box::new(product_ridge())),
-        (LIVE, Box::new(product(SEED))),
-    ]
-}
-
-const LIVE: &str = "live";
 
 /// What `live` is made of beside smart persistence, in the order of its model's parts. They are
 /// fitted once, together, and so their lanes carry the training time of `live`.
@@ -42,7 +33,7 @@ const PARTS: [&str; 2] = ["boosted", "extra"];
 #[derive(Default)]
 pub(super) struct Lane {
     pub name: &'static str,
-    mode: &'static str,
+    mode: String,
     pub score: Score,
     coverage: Coverage,
     train_cpu_s: f64,
@@ -52,10 +43,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    fn new(name: &'static str, mode: &'static str) -> Self {
+    fn new(name: &'static str, mode: impl Into<String>) -> Self {
         Self {
             name,
-            mode,
+            mode: mode.into(),
             ..Self::default()
         }
     }
@@ -69,39 +60,43 @@ impl Lane {
         outcome
     }
 
-    /// Scores `model` on a day; returns the residuals.
-    fn test(&mut self, day: &Matrix, model: &Model, interval: Option<&Interval>) -> Residuals {
+    /// Scores `model` on a day; of the interval, if one is wanted, that which the days before gave.
+    fn test(&mut self, number: i32, day: &Matrix, model: &Model, errors: Option<&mut Calibration>) {
         let start = Instant::now();
         let forecasts_w: Vec<f32> = day.iter().map(|(row, _)| model.predict(row)).collect();
         self.predict_s += start.elapsed().as_secs_f64();
-        let mut residuals = Residuals::default();
-        for ((row, truth), forecast_w) in day.iter().zip(forecasts_w) {
-            self.score.add(truth, forecast_w);
-            residuals.add(row, truth, forecast_w);
-            if let Some(interval) = interval {
+        let judged = || {
+            day.iter()
+                .zip(&forecasts_w)
+                .map(|((row, truth), &w)| (row, truth, w))
+        };
+        judged().for_each(|(_, truth, forecast_w)| self.score.add(truth, forecast_w));
+        let Some(errors) = errors else { return };
+        if let Some(interval) = errors.interval() {
+            for (row, truth, forecast_w) in judged() {
                 self.coverage
                     .add(truth, interval.around(&row.facts, forecast_w));
             }
         }
-        residuals
+        errors.observe(number, judged());
     }
 
-    /// Scores `model` and, beside it, each of its parts that has a lane; returns the residuals.
+    /// Scores `model` and, beside it, each of its parts that has a lane.
     fn test_with(
         &mut self,
         parts: &mut [Lane],
-        day: &Matrix,
+        (number, day): (i32, &Matrix),
         model: &Model,
-        interval: Option<&Interval>,
-    ) -> Residuals {
+        errors: &mut Calibration,
+    ) {
         thread::scope(|scope| {
             scope.spawn(|| {
                 for (lane, part) in parts.iter_mut().zip(model.parts()) {
-                    lane.test(day, part, None);
+                    lane.test(number, day, part, None);
                 }
             });
-            self.test(day, model, interval)
-        })
+            self.test(number, day, model, Some(errors));
+        });
     }
 
     /// Notes the size of the model, and on the lanes of its parts theirs and the shared training.
@@ -133,7 +128,7 @@ impl Lane {
         let (day, all) = (self.score.daylight(), self.score.all());
         BacktestResult {
             name: self.name.to_owned(),
-            mode: self.mode.to_owned(),
+            mode: self.mode,
             mae: day.mae,
             rmse: day.rmse,
             r2: day.r2,
@@ -159,37 +154,39 @@ fn baselines() -> [(Lane, Baseline); 2] {
     ]
 }
 
-/// The lane of a family, and lanes for its parts.
-fn lanes_of(name: &'static str, mode: &'static str) -> (Lane, Vec<Lane>) {
-    let parts: &[&str] = if name == LIVE { &PARTS } else { &[] };
-    let parts = parts.iter().map(|part| Lane::new(part, mode)).collect();
-    (Lane::new(name, mode), parts)
+/// The lane of what is served, and lanes for its parts.
+fn live_lanes(mode: impl Into<String>) -> (Lane, Vec<Lane>) {
+    let mode = mode.into();
+    let parts = PARTS.map(|part| Lane::new(part, &*mode));
+    (Lane::new("live", mode), parts.into())
 }
 
-/// Rows trained on, rows tested on, and the lanes; `None` with too little data.
 pub(super) type Judged = Option<(u64, u64, Vec<Lane>)>;
 
 fn rows_of(days: &[Matrix]) -> u64 {
     days.iter().map(|day| day.len() as u64).sum()
 }
 
-pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
+/// The rows up to the cut, and those after it; `None` without any.
+pub(super) fn cut_in_two(recorded: &mut Recorded) -> Option<[Vec<Matrix>; 2]> {
     let mut times: Vec<i64> = recorded
         .days
         .values()
         .flat_map(|day| day.iter().map(|(row, _)| row.facts.ts.0))
         .collect();
     times.sort_unstable();
-    let Some(last) = times.len().checked_sub(1) else {
-        return Ok(None);
-    };
+    let last = times.len().checked_sub(1)?;
     // Times are whole slots, so the order statistic below the quantile cuts at the same place.
     let cut = TimestampMs(times[(TRAIN_SHARE * last as f64) as usize]);
     drop(times);
-    let [train, test] = recorded.split_at(cut);
-    let calibration_days = INTERVAL_DAYS.min(train.len() / 4);
-    let (before, calibration) = train.split_at(train.len() - calibration_days);
-    if before.is_empty() || test.is_empty() {
+    Some(recorded.split_at(cut))
+}
+
+pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
+    let Some([train, test]) = cut_in_two(recorded) else {
+        return Ok(None);
+    };
+    if train.is_empty() || test.is_empty() {
         return Ok(None);
     }
 
@@ -200,110 +197,138 @@ pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
             .for_each(|day| lane.test_baseline(day, baseline));
         lanes.push(lane);
     }
-    for (name, mut learner) in families() {
-        let (mut lane, mut parts) = lanes_of(name, "full");
-        let (model, interval) = lane.train(|| {
-            let interval = if name == LIVE {
-                scout(before, &cancel)?.and_then(|model| held_back(&model, calibration).interval())
-            } else {
-                None
-            };
-            train
-                .iter()
-                .try_for_each(|day| learner.learn(day, &cancel))?;
-            Ok((learner.model(&cancel)?, interval))
-        })?;
-        for day in &test {
-            lane.test_with(&mut parts, day, &model, interval.as_ref());
+    let taught = |learner: &mut dyn Learner| {
+        for (number, day) in (0..).zip(&train) {
+            learner.learn(number, day, &cancel)?;
         }
-        lane.close(&mut parts, recorded, &model, interval);
-        lanes.append(&mut parts);
-        lanes.push(lane);
+        learner.model(&cancel)
+    };
+    let mut lane = Lane::new("ridge", "full");
+    let model = lane.train(|| taught(&mut product_ridge()))?;
+    for day in &test {
+        lane.test(0, day, &model, None);
     }
+    lane.close(&mut [], recorded, &model, None);
+    lanes.push(lane);
+
+    let (mut lane, mut parts) = live_lanes("full");
+    let model = lane.train(|| taught(&mut product(SEED)))?;
+    let mut errors = lane.train(|| calibrate(&train))?;
+    for (number, day) in (0..).zip(&test) {
+        lane.test_with(&mut parts, (number, day), &model, &mut errors);
+    }
+    lane.close(&mut parts, recorded, &model, errors.interval());
+    lanes.append(&mut parts);
+    lanes.push(lane);
     Ok(Some((rows_of(&train), rows_of(&test), lanes)))
 }
 
-/// A model of the kind that is served which has not seen the calibration days, for the residuals that
-/// the interval comes from. It learns from evenly spread days only: half the time of a second full
-/// fit, and if its residuals are a little wider, the interval errs on the safe side.
-fn scout(before: &[Matrix], cancel: &AtomicBool) -> Result<Option<Model>, LearnError> {
-    let Some((_, mut learner)) = families().into_iter().find(|(name, _)| *name == LIVE) else {
-        return Ok(None);
-    };
+/// The errors, on the last days of training, of a model of the kind that is served which has not seen
+/// them: what the interval of the first test day comes from. It learns from evenly spread days only, and
+/// if its errors are a little wider, the interval errs on the safe side.
+fn calibrate(train: &[Matrix]) -> Result<Calibration, LearnError> {
+    let (cancel, mut errors) = (AtomicBool::new(false), Calibration::default());
+    let held_back = CALIBRATION_DAYS.min(train.len() / 4);
+    let (before, held_back) = train.split_at(train.len() - held_back);
     let every = (rows_of(before) / SCOUT_ROWS + 1) as usize;
-    for day in before.iter().rev().step_by(every) {
-        learner.learn(day, cancel)?;
+    let mut scout = product(SEED);
+    for (number, day) in (0..).zip(before.iter().rev().step_by(every)) {
+        scout.learn(number, day, &cancel)?;
     }
-    learner.model(cancel).map(Some)
+    let model = match scout.model(&cancel) {
+        Err(LearnError::NoRows) => return Ok(errors),
+        other => other?,
+    };
+    for (number, day) in (-(held_back.len() as i32)..).zip(held_back) {
+        let judged = day
+            .iter()
+            .map(|(row, truth)| (row, truth, model.predict(row)));
+        errors.observe(number, judged);
+    }
+    Ok(errors)
 }
 
-fn held_back(model: &Model, days: &[Matrix]) -> Residuals {
-    let mut residuals = Residuals::default();
-    for (row, truth) in days.iter().flat_map(Matrix::iter) {
-        residuals.add(row, truth, model.predict(row));
-    }
-    residuals
-}
+/// What was learned from on each night: rows with their target on the day before.
+type Taught = Vec<(i32, Matrix)>;
 
 pub(super) fn nightly(recorded: &Recorded) -> Result<Judged, LearnError> {
     let days: Vec<i32> = recorded.days.keys().copied().collect();
     let Some((&first_test, &last)) = days.get(WARM_UP_DAYS).zip(days.last()) else {
         return Ok(None);
     };
-    let cancel = AtomicBool::new(false);
-    let test_days = || recorded.days.range(first_test..);
+    let test_days = || {
+        recorded
+            .days
+            .range(first_test..)
+            .map(|(&day, rows)| (day, rows))
+    };
     let mut lanes = Vec::new();
     for (mut lane, baseline) in baselines() {
         test_days().for_each(|(_, day)| lane.test_baseline(day, baseline));
         lanes.push(lane);
     }
-    // What each night adds: the rows with their target on the day before.
-    let taught: Vec<(i32, Matrix)> = (days[0]..last)
+    let taught: Taught = (days[0]..last)
         .map(|day| (day, recorded.with_target_on(day)))
         .filter(|(_, rows)| !rows.is_empty())
         .collect();
-    // A family that cannot take up its model of the night before has no incremental nights.
-    let mut resumes = vec![true; families().len()];
-    for mode in ["full", "incremental"] {
-        for (i, (name, mut learner)) in families().into_iter().enumerate() {
-            if !resumes[i] {
-                continue;
+    for mode in [Mode::Full, Mode::Incremental] {
+        let mut lane = Lane::new("ridge", mode.to_string());
+        let mut ridge = (product_ridge(), 0);
+        for (day, rows) in test_days() {
+            if mode == Mode::Full {
+                ridge = (product_ridge(), 0);
             }
-            let (mut lane, mut parts) = lanes_of(name, mode);
-            let mut recent = VecDeque::new();
-            let mut next = 0;
-            for (&day, rows) in test_days() {
-                let until = taught.partition_point(|(d, _)| *d < day);
-                let model = lane.train(|| {
-                    if mode == "full" {
-                        learner = families().swap_remove(i).1;
-                        next = 0;
-                    }
-                    for (_, rows) in &taught[next..until] {
-                        learner.learn(rows, &cancel)?;
-                    }
-                    next = until;
-                    learner.model(&cancel)
-                })?;
-                let mut known = Residuals::default();
-                recent.iter().for_each(|r| known.append(r));
-                let interval = (name == LIVE).then(|| known.interval()).flatten();
-                recent.push_back(lane.test_with(&mut parts, rows, &model, interval.as_ref()));
-                if recent.len() > INTERVAL_DAYS {
-                    recent.pop_front();
-                }
-                if day == last {
-                    lane.close(&mut parts, recorded, &model, interval);
-                    resumes[i] = families().swap_remove(i).1.resume(&model);
-                }
+            let model = lane.train(|| learn_until(day, &mut ridge, &taught))?;
+            lane.test(day, rows, &model, None);
+            if day == last {
+                lane.close(&mut [], recorded, &model, None);
             }
-            lanes.append(&mut parts);
-            lanes.push(lane);
         }
+        lanes.push(lane);
+
+        let (mut lane, mut parts) = live_lanes(mode.to_string());
+        let mut errors = Calibration::default();
+        let (mut live, mut full_day) = ((product(SEED), 0), first_test);
+        for (day, rows) in test_days() {
+            // As a night decides; see `night::run` and `Cache::is_stale`.
+            let model = lane.train(|| {
+                if mode == Mode::Full || live.0.is_stale() {
+                    live = (product(SEED), 0);
+                }
+                if day - full_day >= FULL_EVERY_DAYS {
+                    live.0.renew();
+                }
+                if !live.0.continues() {
+                    full_day = day;
+                }
+                learn_until(day, &mut live, &taught)
+            })?;
+            lane.test_with(&mut parts, (day, rows), &model, &mut errors);
+            if day == last {
+                lane.close(&mut parts, recorded, &model, errors.interval());
+            }
+        }
+        lanes.append(&mut parts);
+        lanes.push(lane);
     }
     let rows_train = taught.iter().map(|(_, rows)| rows.len() as u64).sum();
     let rows_test = test_days().map(|(_, day)| day.len() as u64).sum();
     Ok(Some((rows_train, rows_test, lanes)))
+}
+
+/// The model of everything before `day`, by a learner that knows the first so many days already.
+fn learn_until<L: Learner>(
+    day: i32,
+    (learner, known): &mut (L, usize),
+    taught: &Taught,
+) -> Result<Model, LearnError> {
+    let cancel = AtomicBool::new(false);
+    let until = taught.partition_point(|(d, _)| *d < day);
+    for (day, rows) in &taught[*known..until] {
+        learner.learn(*day, rows, &cancel)?;
+    }
+    *known = until;
+    learner.model(&cancel)
 }
 
 /// CPU time of this process, s.

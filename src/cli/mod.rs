@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::errors::chain;
 use crate::logging;
 use crate::mqtt::play::Played;
+use crate::night::Mode;
 use crate::shutdown::Shutdown;
 use crate::trainer::{self};
 
@@ -101,6 +102,9 @@ struct RunArgs {
 
 #[derive(Args)]
 struct TrainArgs {
+    /// Instead of the configured mode; "full" reads everything again
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -208,7 +212,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Run(args) => run::run(cli.config, args.log),
         Verb::CheckConfig => run::check_config(&config()?),
         Verb::Status(args) => show::show_status(&config()?, args.json),
-        Verb::Train(args) => train::train(config()?, args.json.json),
+        Verb::Train(args) => train::train(config()?, args.mode, args.json.json),
         Verb::Runs(args) => show::runs(&config()?, args),
         Verb::Models(args) => show::models(&config()?, args),
         Verb::Forecast(args) => show::forecast(&config()?, args),

@@ -8,18 +8,21 @@ use super::{Exit, Failure, Outcome, block_on, tables};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::http::client::{self, ClientError};
+use crate::night::Mode;
 use crate::reading::Reading;
 use crate::shutdown::Shutdown;
 use crate::store::{AckToken, Committed, RunOutcome, StoreLock, Writer};
 use crate::trainer::{self, RunEnd, Trigger};
 
 /// Asks the daemon to learn; where none runs, learns here.
-pub(super) fn train(config: Config, json: bool) -> Outcome {
+pub(super) fn train(config: Config, mode: Option<Mode>, json: bool) -> Outcome {
     let end = block_on(async {
         let socket = &config.http.socket;
-        match client::request(socket, Method::POST, "/api/ml/retrain", String::new()).await {
+        let query = mode.map_or(String::new(), |mode| format!("?mode={mode}"));
+        let path = format!("/api/ml/retrain{query}");
+        match client::request(socket, Method::POST, &path, String::new()).await {
             Ok(_) => Ok(None),
-            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config).await?)),
+            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config, mode).await?)),
             Err(error) => Err(error.into()),
         }
     })?;
@@ -51,7 +54,7 @@ pub(super) fn train(config: Config, json: bool) -> Outcome {
     })
 }
 
-async fn train_here(config: Config) -> Result<RunEnd, Failure> {
+async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failure> {
     let _lock = StoreLock::acquire(&config.store.path)?;
     let store = Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
     let station = trainer::Station {
@@ -61,7 +64,7 @@ async fn train_here(config: Config) -> Result<RunEnd, Failure> {
         program: std::env::current_exe()?,
     };
     let shutdown = Shutdown::on_signals()?;
-    let end = trainer::train(&station, Trigger::Manual, shutdown.begun()).await;
+    let end = trainer::train(&station, Trigger::Manual(mode), shutdown.begun()).await;
     store.stop().await;
     Ok(end?)
 }

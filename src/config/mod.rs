@@ -32,6 +32,7 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("training.min_days", 1.0, 365.0, "days"),
     ("training.holdback_days", 1.0, 60.0, "days"),
     ("training.horizon_min", 1.0, 2880.0, "minutes"),
+    ("training.full_every_days", 1.0, 3650.0, "days"),
     (
         "training.promote.min_improvement_percent",
         -100.0,

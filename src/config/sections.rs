@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
-use crate::night::Promote;
+use crate::night::{Mode, Promote};
 use crate::reading::Field;
 use crate::schedule::Schedule;
 use crate::sun::Site;
@@ -156,6 +156,10 @@ pub struct TrainingConfig {
     pub holdback_days: u32,
     /// Minutes ahead to forecast.
     pub horizon_min: u32,
+    /// Whether a night renews a part of the trees, or all of them.
+    pub mode: Mode,
+    /// Days after which an incremental night is a full one.
+    pub full_every_days: u32,
     /// When a candidate may go live.
     pub promote: Promote,
 }
@@ -169,6 +173,8 @@ impl Default for TrainingConfig {
             min_days: 7,
             holdback_days: 7,
             horizon_min: 15,
+            mode: Mode::Incremental,
+            full_every_days: 30,
             promote: Promote::default(),
         }
     }

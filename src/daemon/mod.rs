@@ -18,6 +18,7 @@ use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
+use crate::night::Mode;
 use crate::schedule;
 use crate::shutdown::Shutdown;
 use crate::status::{self, DaemonStatus, Status};
@@ -344,7 +345,7 @@ impl Station for RunningStation {
         .map_err(|e| crate::errors::chain(&e))
     }
 
-    fn retrain(&self) -> bool {
-        self.requests.try_send(Trigger::Manual).is_ok()
+    fn retrain(&self, mode: Option<Mode>) -> bool {
+        self.requests.try_send(Trigger::Manual(mode)).is_ok()
     }
 }

@@ -173,7 +173,7 @@ async fn tell(
         began.elapsed().as_secs_f64()
     );
 
-    station.retrain();
+    station.retrain(None);
     println!("night     learning in a child process …");
     let run = wait_for("the night", NIGHT_LIMIT, || {
         Reader::open(&config.store.path)

@@ -283,6 +283,16 @@ impl Plan {
         chrono::Datelike::num_days_from_ce(&self.local(ts).date_naive())
     }
 
+    /// When a local day begins: its first moment that there is, also where midnight is skipped.
+    pub fn day_start(&self, day: i32) -> TimestampMs {
+        let date = chrono::NaiveDate::from_num_days_from_ce_opt(day).unwrap_or_default();
+        let first = (0..24).find_map(|hour| {
+            let wall = date.and_hms_opt(hour, 0, 0)?;
+            wall.and_local_timezone(self.zone).earliest()
+        });
+        TimestampMs(first.map_or(0, |moment| moment.timestamp_millis()))
+    }
+
     /// When a row of this time has its target.
     pub fn target_ts(&self, ts: TimestampMs) -> TimestampMs {
         ts.plus_min(i64::from(self.horizon_min))

@@ -3,7 +3,7 @@
 //! | method | path                  | meaning                                            |
 //! |--------|-----------------------|----------------------------------------------------|
 //! | GET    | `/api/status`         | everything `nightwatt status` shows                |
-//! | POST   | `/api/ml/retrain`     | train now; 202, queued once where a run is going on |
+//! | POST   | `/api/ml/retrain`     | train now (`?mode=full`); 202, queued once where a run is going on |
 //!
 //! Errors are problem details (RFC 9457).
 
@@ -12,22 +12,24 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::net::UnixListener;
 
+use crate::night::Mode;
 use crate::status::Status;
 
 /// What the routes need from the daemon.
 pub trait Station: Send + Sync + 'static {
     /// What is going on; reads the database, so it may take milliseconds.
     fn status(&self) -> Result<Status, String>;
-    /// Asks for a training run; false where one is queued already.
-    fn retrain(&self) -> bool;
+    /// Asks for a training run, of the configured mode or of this; false where one is queued already.
+    fn retrain(&self, mode: Option<Mode>) -> bool;
 }
 
 /// Binds the socket, replacing one that a crash left behind; group and owner may connect.
@@ -72,8 +74,17 @@ async fn status(State(station): State<Arc<dyn Station>>) -> Response {
     }
 }
 
-async fn retrain(State(station): State<Arc<dyn Station>>) -> Response {
-    let queued = station.retrain();
+/// What may be asked of a training run.
+#[derive(Deserialize)]
+struct Retrain {
+    mode: Option<Mode>,
+}
+
+async fn retrain(
+    State(station): State<Arc<dyn Station>>,
+    Query(asked): Query<Retrain>,
+) -> Response {
+    let queued = station.retrain(asked.mode);
     (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
 }
 

@@ -55,15 +55,11 @@ impl From<FitError> for LearnError {
 
 /// One family being taught. Days come in time order, each once.
 pub trait Learner {
-    /// Adds the rows of a day (linfa's `FitWith` underneath); looks at `cancel` now and then.
-    fn learn(&mut self, day: &Matrix, cancel: &AtomicBool) -> Result<(), LearnError>;
+    /// Adds the rows of a local day (linfa's `FitWith` underneath); looks at `cancel` now and then.
+    fn learn(&mut self, day: i32, rows: &Matrix, cancel: &AtomicBool) -> Result<(), LearnError>;
 
     /// The model of everything learned so far; may be asked again after further days.
     fn model(&mut self, cancel: &AtomicBool) -> Result<Model, LearnError>;
-
-    /// Takes up where the learner of `model` stopped, if what it knew is in there: the days it
-    /// learned need not come again. False, and nothing taken up, otherwise.
-    fn resume(&mut self, model: &Model) -> bool;
 }
 
 /// Fails once `cancel` is set.
@@ -90,10 +86,10 @@ impl RidgeLearner {
 }
 
 impl Learner for RidgeLearner {
-    fn learn(&mut self, day: &Matrix, cancel: &AtomicBool) -> Result<(), LearnError> {
+    fn learn(&mut self, _day: i32, rows: &Matrix, cancel: &AtomicBool) -> Result<(), LearnError> {
         check(cancel)?;
-        if !day.is_empty() {
-            self.gram = Some(self.params.fit_with(self.gram.take(), &day.dataset())?);
+        if !rows.is_empty() {
+            self.gram = Some(self.params.fit_with(self.gram.take(), &rows.dataset())?);
         }
         Ok(())
     }
@@ -103,27 +99,18 @@ impl Learner for RidgeLearner {
         let gram = self.gram.as_ref().ok_or(RidgeError::NoRows)?;
         Ok(Model::Ridge(gram.solve(&self.params)?))
     }
-
-    fn resume(&mut self, model: &Model) -> bool {
-        match model {
-            Model::Ridge(ridge) => self.gram = Some(ridge.gram().clone()),
-            _ => return false,
-        }
-        true
-    }
 }
 
-/// The ridge the product uses.
+/// The ridge that others are measured by.
 pub fn product_ridge() -> RidgeLearner {
     RidgeLearner::new(RidgeParams::new(RIDGE_PENALTY)).expect("the penalty is a positive constant")
 }
 
-/// What the product serves: the median of boosted trees, extra-trees and smart persistence. `seed`
+/// What the product serves: the rolling median of boosters, extra-trees and smart persistence. `seed`
 /// is for the lots that both kinds of trees draw.
 pub fn product(seed: u64) -> TreesLearner {
     let boosting = Settings {
         seed,
-        // The extra-trees, on a thread beside it, end first.
         threads: 2,
         ..Settings::default()
     };
@@ -138,6 +125,7 @@ pub fn product(seed: u64) -> TreesLearner {
 mod tests {
     use super::*;
     use crate::features::{FeatureSet, Pipeline, Plan, Sink};
+    use crate::models::codec::{Decoder, Encoder};
     use crate::models::score::Score;
     use crate::testing::{Lots, START, readings};
 
@@ -162,7 +150,7 @@ mod tests {
 
     fn rmse(mut learner: Box<dyn Learner>, train: &Matrix, test: &Matrix) -> f64 {
         let cancel = AtomicBool::new(false);
-        learner.learn(train, &cancel).unwrap();
+        learner.learn(0, train, &cancel).unwrap();
         score(test, &learner.model(&cancel).unwrap())
     }
 
@@ -195,7 +183,7 @@ mod tests {
     fn shifting_the_target_costs() {
         let ([train, test], cancel) = (rows(), AtomicBool::new(false));
         let model = |mut learner: Box<dyn Learner>, rows: &Matrix| {
-            learner.learn(rows, &cancel).unwrap();
+            learner.learn(0, rows, &cancel).unwrap();
             learner.model(&cancel).unwrap()
         };
         // Trees of so few rows err by more than the sun moves in one slot.
@@ -219,24 +207,30 @@ mod tests {
     }
 
     #[test]
-    fn a_ridge_resumes_from_its_own_model_and_trees_from_none() {
+    fn a_later_model_renews_the_oldest_pieces_and_a_stored_learner_goes_on_the_same() {
         let ([train, test], cancel) = (rows(), AtomicBool::new(false));
-        let mut whole = product_ridge();
-        whole.learn(&train, &cancel).unwrap();
-        let first = whole.model(&cancel).unwrap();
-        whole.learn(&test, &cancel).unwrap();
-        let mut resumed = product_ridge();
-        assert!(resumed.resume(&first));
-        resumed.learn(&test, &cancel).unwrap();
-        assert_eq!(
-            resumed.model(&cancel).unwrap(),
-            whole.model(&cancel).unwrap()
-        );
-        assert!(!product_ridge().resume(&Model::Smart));
-        let mut trees = product(1);
-        trees.learn(&test, &cancel).unwrap();
-        let model = trees.model(&cancel).unwrap();
-        assert!(!product(1).resume(&model));
+        let mut learner = product(1);
+        learner.learn(1, &train, &cancel).unwrap();
+        let first = learner.model(&cancel).unwrap();
+        assert_eq!(first, learner.model(&cancel).unwrap(), "nothing new");
+        let mut out = Encoder::default();
+        learner.encode(&mut out);
+        let mut stored = product(1).resume(&mut Decoder(&out.0)).unwrap();
+        for learner in [&mut learner, &mut stored] {
+            learner.learn(2, &test, &cancel).unwrap();
+        }
+        let second = learner.model(&cancel).unwrap();
+        assert_eq!(second, stored.model(&cancel).unwrap());
+        let boosters = |model: &Model| match &model.parts()[0] {
+            Model::Boosted { boosters, .. } => boosters.clone(),
+            other => panic!("{other:?}"),
+        };
+        let (old, new) = (boosters(&first), boosters(&second));
+        assert_eq!(old[1..], new[..new.len() - 1]);
+        assert!(!old.contains(&new[new.len() - 1]));
+        learner.renew();
+        let full = boosters(&learner.model(&cancel).unwrap());
+        assert!(full.iter().all(|piece| !new.contains(piece)));
     }
 
     #[test]
@@ -245,9 +239,9 @@ mod tests {
         for mut learner in families() {
             let none = learner.model(&AtomicBool::new(false));
             assert!(matches!(none, Err(LearnError::NoRows)));
-            let learn = learner.learn(&test, &cancelled);
+            let learn = learner.learn(0, &test, &cancelled);
             assert!(matches!(learn, Err(LearnError::Cancelled)));
-            learner.learn(&test, &AtomicBool::new(false)).unwrap();
+            learner.learn(0, &test, &AtomicBool::new(false)).unwrap();
             let model = learner.model(&cancelled);
             assert!(matches!(model, Err(LearnError::Cancelled)));
         }
@@ -258,7 +252,7 @@ mod tests {
         let ([_, test], cancel) = (rows(), AtomicBool::new(false));
         let model = |seed| {
             let mut learner = product(seed);
-            learner.learn(&test, &cancel).unwrap();
+            learner.learn(0, &test, &cancel).unwrap();
             learner.model(&cancel).unwrap()
         };
         assert_eq!(model(1), model(1));

@@ -4,7 +4,7 @@
 //! variant and a place in [`product`]. Knows no SQL, no tokio and no files.
 
 pub mod baseline;
-mod codec;
+pub(crate) mod codec;
 pub mod interval;
 mod learner;
 pub mod ridge;
@@ -13,21 +13,20 @@ pub mod trees;
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use learner::{LearnError, Learner, RidgeLearner, product, product_ridge};
+pub use trees::TreesLearner;
 
 use crate::features::{Facts, MAX_PER_CAPACITY, Plan, Row};
 use crate::reading::TimestampMs;
-use codec::{Decoder, Encoder};
+use codec::{Decoder, Encoder, seal, unseal};
 use interval::Interval;
 use ridge::Ridge;
-use trees::{Binner, Booster, Forest};
+use trees::{Binner, Booster, Forest, MAX_FEATURES as MAX_CODES, MISSING};
 
 const MAGIC: [u8; 8] = *b"nwmodel\0";
-const FORMAT: u32 = 1;
-const HEADER_BYTES: usize = MAGIC.len() + 4 + 8 + 32;
+const FORMAT: u32 = 2;
 /// The largest artefact that is read, bytes.
 const MAX_BYTES: usize = 64 << 20;
 const MAX_FEATURES: usize = 64;
@@ -38,13 +37,18 @@ const MAX_PARTS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CodecError {
     /// They do not start as a model does.
-    #[error("reading a model: not a nightwatt model")]
+    #[error("reading it: not what nightwatt writes")]
     Magic,
-    /// A later nightwatt wrote them.
-    #[error("reading a model: format {0} is not known here (this is format {FORMAT})")]
-    Format(u32),
+    /// Another version of nightwatt wrote them.
+    #[error("reading it: it is of format {found}, and this version reads format {known} only")]
+    Format {
+        /// Theirs.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
     /// There are fewer or more bytes than were written, or beyond the limit.
-    #[error("reading a model: {got} bytes after the header instead of {want}")]
+    #[error("reading it: {got} bytes after the header instead of {want}")]
     Length {
         /// What the header says.
         want: u64,
@@ -52,10 +56,10 @@ pub enum CodecError {
         got: u64,
     },
     /// The content is not what was written.
-    #[error("reading a model: its checksum does not match")]
+    #[error("reading it: its checksum does not match")]
     Checksum,
     /// The content passes its checksum but makes no sense.
-    #[error("reading a model: {0}")]
+    #[error("reading it: {0}")]
     Malformed(&'static str),
 }
 
@@ -68,14 +72,12 @@ pub enum Model {
     Smart,
     /// Ridge on capacity-scaled power.
     Ridge(Ridge),
-    /// The plain mean of others.
-    Blend(Vec<Model>),
-    /// Boosted trees on capacity-scaled power.
+    /// The mean of boosters on capacity-scaled power.
     Boosted {
         /// Turns a row into the codes that the trees compare; shared with [`Model::Extra`].
         binner: Arc<Binner>,
-        /// The trees.
-        booster: Booster,
+        /// Several, of which the mean counts.
+        boosters: Vec<Booster>,
     },
     /// Extra-trees on capacity-scaled power.
     Extra {
@@ -101,13 +103,12 @@ impl Model {
             Model::Naive => facts.naive_w.max(0.0),
             Model::Smart => facts.smart_w.max(0.0),
             Model::Ridge(ridge) => learned(facts, || ridge.value(row.x) as f32),
-            Model::Blend(parts) => {
-                let sum: f32 = parts.iter().map(|part| part.lit(row)).sum();
-                sum / parts.len() as f32
-            }
-            Model::Boosted { binner, booster } => {
-                learned(facts, || booster.predict_row(binner, row.x, facts.missing))
-            }
+            Model::Boosted { binner, boosters } => learned(facts, || {
+                let mut codes = [MISSING; MAX_CODES];
+                binner.encode_row(row.x, facts.missing, &mut codes);
+                let sum: f32 = boosters.iter().map(|b| b.predict_codes(&codes)).sum();
+                sum / boosters.len().max(1) as f32
+            }),
             Model::Extra { binner, forest } => {
                 learned(facts, || forest.predict_row(binner, row.x, facts.missing))
             }
@@ -120,22 +121,20 @@ impl Model {
         match self {
             Model::Naive | Model::Smart => true,
             Model::Ridge(ridge) => ridge.width() == width,
-            Model::Boosted { binner, booster } => {
-                binner.features() == width && booster.features() == width
+            Model::Boosted { binner, boosters } => {
+                binner.features() == width && boosters.iter().all(|b| b.features() == width)
             }
             Model::Extra { binner, forest } => {
                 binner.features() == width && forest.features() == width
             }
-            Model::Blend(parts) | Model::Median(parts) => {
-                parts.iter().all(|part| part.takes(width))
-            }
+            Model::Median(parts) => parts.iter().all(|part| part.takes(width)),
         }
     }
 
-    /// The parts of a blend or a median, in their order; none of any other family.
+    /// The parts of a median, in their order; none of any other family.
     pub fn parts(&self) -> &[Model] {
         match self {
-            Model::Blend(parts) | Model::Median(parts) => parts,
+            Model::Median(parts) => parts,
             _ => &[],
         }
     }
@@ -148,57 +147,48 @@ impl Model {
                 out.u8(2);
                 ridge.encode(out);
             }
-            Model::Blend(parts) => {
+            Model::Boosted { binner, boosters } => {
                 out.u8(3);
-                Self::encode_parts(parts, out);
-            }
-            Model::Boosted { binner, booster } => {
-                out.u8(4);
                 binner.encode(out);
-                booster.encode(out);
+                out.len(boosters.len());
+                boosters.iter().for_each(|booster| booster.encode(out));
             }
             Model::Extra { binner, forest } => {
-                out.u8(5);
+                out.u8(4);
                 binner.encode(out);
                 forest.encode(out);
             }
             Model::Median(parts) => {
-                out.u8(6);
-                Self::encode_parts(parts, out);
+                out.u8(5);
+                out.len(parts.len());
+                parts.iter().for_each(|part| part.encode(out));
             }
         }
     }
 
-    fn encode_parts(parts: &[Model], out: &mut Encoder) {
-        out.len(parts.len());
-        parts.iter().for_each(|part| part.encode(out));
-    }
-
-    /// Parts hold no parts themselves, so that depth is bounded.
-    fn decode_parts(from: &mut Decoder<'_>) -> Result<Vec<Self>, CodecError> {
-        match from.len(MAX_PARTS, 1)? {
-            0 => Err(CodecError::Malformed("a blend of nothing")),
-            n => (0..n).map(|_| Self::decode(from, true)).collect(),
-        }
-    }
-
-    /// `nested`: inside a blend or a median.
+    /// `nested`: inside a median. Parts hold no parts themselves, so that depth is bounded.
     fn decode(from: &mut Decoder<'_>, nested: bool) -> Result<Self, CodecError> {
         Ok(match from.u8()? {
             0 => Model::Naive,
             1 => Model::Smart,
             2 => Model::Ridge(Ridge::decode(from)?),
-            3 if !nested => Model::Blend(Self::decode_parts(from)?),
-            4 => Model::Boosted {
-                binner: Arc::new(Binner::decode(from)?),
-                booster: Booster::decode(from)?,
-            },
-            5 => Model::Extra {
+            3 => {
+                let binner = Arc::new(Binner::decode(from)?);
+                let boosters = from.len(MAX_PARTS, 1)?;
+                let boosters = (0..boosters)
+                    .map(|_| Booster::decode(from))
+                    .collect::<Result<_, _>>()?;
+                Model::Boosted { binner, boosters }
+            }
+            4 => Model::Extra {
                 binner: Arc::new(Binner::decode(from)?),
                 forest: Forest::decode(from)?,
             },
-            6 if !nested => {
-                let parts = Self::decode_parts(from)?;
+            5 if !nested => {
+                let parts = from.len(MAX_PARTS, 1)?;
+                let parts = (0..parts)
+                    .map(|_| Self::decode(from, true))
+                    .collect::<Result<Vec<_>, _>>()?;
                 if parts.len().is_multiple_of(2) {
                     return Err(CodecError::Malformed("a median of an even number"));
                 }
@@ -268,35 +258,13 @@ impl Artifact {
         if let Some(interval) = &self.interval {
             interval.encode(&mut content);
         }
-        let content = content.0;
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
-        bytes.extend(MAGIC);
-        bytes.extend(FORMAT.to_le_bytes());
-        bytes.extend((content.len() as u64).to_le_bytes());
-        bytes.extend(Sha256::digest(&content));
-        bytes.extend(content);
-        bytes
+        seal(MAGIC, FORMAT, &content.0)
     }
 
     /// Reads what [`Artifact::to_bytes`] wrote. Length and checksum come first; nothing larger
     /// than the bytes themselves is allocated.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
-        let rest = bytes.strip_prefix(&MAGIC).ok_or(CodecError::Magic)?;
-        let (format, rest) = rest.split_first_chunk().ok_or(CodecError::Magic)?;
-        match u32::from_le_bytes(*format) {
-            FORMAT => {}
-            other => return Err(CodecError::Format(other)),
-        }
-        let (want, rest) = rest.split_first_chunk().ok_or(CodecError::Magic)?;
-        let (sum, content) = rest.split_first_chunk::<32>().ok_or(CodecError::Magic)?;
-        let (want, got) = (u64::from_le_bytes(*want), content.len() as u64);
-        if want != got || content.len() > MAX_BYTES {
-            return Err(CodecError::Length { want, got });
-        }
-        if Sha256::digest(content).as_slice() != sum {
-            return Err(CodecError::Checksum);
-        }
-        let mut from = Decoder(content);
+        let mut from = Decoder(unseal(bytes, MAGIC, FORMAT, MAX_BYTES)?);
         let (horizon_min, step_min) = (from.u32()?, from.u32()?);
         let trained_until = TimestampMs(from.i64()?);
         let n = from.len(MAX_FEATURES, 4)?;
@@ -329,9 +297,11 @@ impl Artifact {
 
 #[cfg(test)]
 mod tests {
+    use codec::HEADER_BYTES;
     use linfa::DatasetBase;
     use linfa::traits::Fit;
     use ndarray::{Array1, Array2};
+    use sha2::{Digest, Sha256};
 
     use super::*;
 
@@ -341,25 +311,23 @@ mod tests {
         let ridge = ridge::RidgeParams::new(1.0)
             .fit(&DatasetBase::new(x, y))
             .unwrap();
-        let mut residuals = interval::Residuals::default();
-        for i in 0..300 {
+        let mut errors = interval::Calibration::default();
+        let judged = |i| {
+            let (y_w, daylight) = (i as f32, true);
             let row = Row {
                 x: &[],
                 facts: facts(),
             };
-            let truth = crate::features::Truth {
-                y_w: i as f32,
-                daylight: true,
-            };
-            residuals.add(row, truth, 150.0);
-        }
+            (row, crate::features::Truth { y_w, daylight }, 150.0)
+        };
+        errors.observe(1, (0..300).map(judged));
         Artifact {
             features: vec!["a".into(), "b".into()],
             horizon_min: 15,
             step_min: 5,
             trained_until: TimestampMs(1_600_000_000_000),
-            model: Model::Blend(vec![Model::Ridge(ridge), Model::Smart]),
-            interval: residuals.interval(),
+            model: Model::Median(vec![Model::Ridge(ridge), Model::Smart, Model::Naive]),
+            interval: errors.interval(),
         }
     }
 
@@ -379,7 +347,7 @@ mod tests {
 
     /// A few trees over two features, as the product puts them together.
     fn trees() -> Artifact {
-        let mut learner = trees::TreesLearner::new(
+        let mut learner = TreesLearner::new(
             trees::Settings {
                 trees: 2,
                 leaves: 4,
@@ -406,7 +374,7 @@ mod tests {
             crate::features::Sink::take(&mut rows, Row { x: &x, facts }, truth);
         }
         let no = std::sync::atomic::AtomicBool::new(false);
-        learner.learn(&rows, &no).unwrap();
+        learner.learn(0, &rows, &no).unwrap();
         Artifact {
             model: learner.model(&no).unwrap(),
             ..artifact()
@@ -437,7 +405,13 @@ mod tests {
         let bytes = artifact().to_bytes();
         let mut later = bytes.clone();
         later[8] = 9;
-        assert_eq!(Artifact::from_bytes(&later), Err(CodecError::Format(9)));
+        assert_eq!(
+            Artifact::from_bytes(&later),
+            Err(CodecError::Format {
+                found: 9,
+                known: FORMAT
+            })
+        );
         assert_eq!(Artifact::from_bytes(b"nonsense"), Err(CodecError::Magic));
     }
 
@@ -521,8 +495,9 @@ mod tests {
             x: &[1e9, 0.0],
             facts: facts(),
         };
-        // The ridge is cut at 1.5 times 100 W, the blend averages it with smart's 20 W.
-        assert_eq!(a.model.predict(row), (150.0 + 20.0) / 2.0);
+        // The ridge is cut at 1.5 times 100 W; smart's 20 W are between it and naive's 10 W.
+        assert_eq!(a.model.parts()[0].predict(row), 150.0);
+        assert_eq!(a.model.predict(row), 20.0);
         row.facts.smart_w = -5.0;
         row.x = &[-1e9, 0.0];
         assert_eq!(a.model.predict(row), 0.0);

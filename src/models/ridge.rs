@@ -2,7 +2,7 @@
 //!
 //! Hoerl and Kennard, Technometrics 12 (1970). Over the rows x with target y the sums of 1, x, y,
 //! x x' and x y hold all that the solution needs, with exact means and variances for
-//! standardisation; they add over days and can be taken away again.
+//! standardisation; they add over days.
 
 use linfa::dataset::{DatasetBase, Records};
 use linfa::traits::{Fit, FitWith};
@@ -101,11 +101,10 @@ impl Gram {
         self.sums[0]
     }
 
-    /// Adds `sign` times the sums over the rows of `dataset`.
+    /// Adds the sums over the rows of `dataset`.
     fn accumulate<F: Float, S: Data<Elem = F>>(
         &mut self,
         dataset: &DatasetBase<ArrayBase<S, Ix2>, Array1<F>>,
-        sign: f64,
     ) -> Result<(), RidgeError> {
         let (rows, got) = (dataset.records.nsamples(), dataset.records.nfeatures());
         if rows > 0 && got != self.width {
@@ -118,7 +117,7 @@ impl Gram {
         let mut v = vec![1.0; self.width + 2];
         let targets = &dataset.targets;
         for (i, (x, y)) in dataset.records.outer_iter().zip(targets).enumerate() {
-            let weight = sign * weights.map_or(1.0, |w| f64::from(w[i]));
+            let weight = weights.map_or(1.0, |w| f64::from(w[i]));
             if weight == 0.0 {
                 continue;
             }
@@ -134,14 +133,6 @@ impl Gram {
             }
         }
         Ok(())
-    }
-
-    /// Takes rows away again that were added before.
-    pub fn subtract<F: Float, S: Data<Elem = F>>(
-        &mut self,
-        dataset: &DatasetBase<ArrayBase<S, Ix2>, Array1<F>>,
-    ) -> Result<(), RidgeError> {
-        self.accumulate(dataset, -1.0)
     }
 
     fn at(&self, a: usize, b: usize) -> f64 {
@@ -195,7 +186,6 @@ impl Gram {
         Ok(Ridge {
             intercept: mean(target) - explained,
             weights,
-            gram: self.clone(),
         })
     }
 
@@ -235,17 +225,16 @@ where
         dataset: &'a DatasetBase<ArrayBase<S, Ix2>, Array1<F>>,
     ) -> Result<Gram, RidgeError> {
         let mut gram = gram.unwrap_or_else(|| Gram::new(dataset.records.nfeatures()));
-        gram.accumulate(dataset, 1.0)?;
+        gram.accumulate(dataset)?;
         Ok(gram)
     }
 }
 
-/// A fitted ridge together with the sums it came from, so that a later night can add to them.
+/// A fitted ridge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ridge {
     intercept: f64,
     weights: Vec<f64>,
-    gram: Gram,
 }
 
 impl Ridge {
@@ -255,11 +244,6 @@ impl Ridge {
         self.intercept + terms.sum::<f64>()
     }
 
-    /// The sums behind it.
-    pub fn gram(&self) -> &Gram {
-        &self.gram
-    }
-
     pub(super) fn width(&self) -> usize {
         self.weights.len()
     }
@@ -267,23 +251,12 @@ impl Ridge {
     pub(super) fn encode(&self, out: &mut Encoder) {
         out.f64(self.intercept);
         out.f64s(&self.weights);
-        out.f64s(&self.gram.sums);
     }
 
     pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, CodecError> {
         let intercept = from.f64()?;
         let weights = from.f64s(MAX_WIDTH)?;
-        let mut gram = Gram::new(weights.len());
-        let sums = from.f64s(gram.sums.len())?;
-        if sums.len() != gram.sums.len() {
-            return Err(CodecError::Malformed("the sums do not fit the weights"));
-        }
-        gram.sums = sums;
-        Ok(Self {
-            intercept,
-            weights,
-            gram,
-        })
+        Ok(Self { intercept, weights })
     }
 }
 
@@ -339,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn adding_days_gives_the_batch_bit_for_bit_and_subtracting_takes_them_back() {
+    fn adding_days_gives_the_batch_bit_for_bit() {
         let (d, params) = (data(90), RidgeParams::new(1.0).check().unwrap());
         let batch = params.fit_with(None, &d).unwrap();
         let mut days = None;
@@ -350,13 +323,7 @@ mod tests {
                     .unwrap(),
             );
         }
-        assert_eq!(days.as_ref(), Some(&batch));
-        let mut less = batch;
-        less.subtract(&part(&d, 60, 90)).unwrap();
-        let two = params.fit_with(None, &part(&d, 0, 60)).unwrap();
-        for (a, b) in less.sums.iter().zip(&two.sums) {
-            assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "{a} {b}");
-        }
+        assert_eq!(days, Some(batch));
     }
 
     #[test]

@@ -5,20 +5,24 @@
 //! served: nothing is fitted again after scoring, so what was measured is what runs. A row belongs
 //! to the local day of its *target*, so no target of a held-back day is ever learned from.
 
+mod cache;
 mod report;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use cache::Counting;
+pub use cache::{Cache, MAX_CACHE_BYTES};
 pub use report::{Decision, NightReport, Scored};
 
 use crate::features::{FeatureSet, Matrix, Pipeline, Plan, PlanError, Row, Sink, Truth};
 use crate::grid::infer_step_min;
 use crate::models::score::Metrics;
-use crate::models::{Artifact, LearnError, Learner, product};
+use crate::models::{Artifact, LearnError, Learner, TreesLearner};
 use crate::reading::{DeviceId, TimestampMs, Values};
 use crate::sun::Site;
 
@@ -63,16 +67,24 @@ pub struct Promote {
 }
 
 /// How the candidate is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// From all rows given.
+    /// The last candidate with its oldest pieces renewed, from the cache and the days since. Without
+    /// a cache, and every so many days: in full.
     #[default]
-    Full,
-    /// From what the live model has learned, where its family keeps that, and the days since. The
-    /// rows must reach back fifteen days before the first new one, for the envelope. Without such
-    /// a live model: in full.
     Incremental,
+    /// All pieces anew.
+    Full,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Incremental => "incremental",
+            Mode::Full => "full",
+        })
+    }
 }
 
 /// The settings of a night.
@@ -96,6 +108,10 @@ pub struct NightParams {
     pub promote: Promote,
     /// Full or incremental.
     pub mode: Mode,
+    /// Days after which an incremental night is a full one.
+    pub full_every_days: u32,
+    /// Days older than this are forgotten; none where everything counts.
+    pub forget_before: Option<TimestampMs>,
     /// For learners that draw lots.
     pub seed: u64,
 }
@@ -114,19 +130,37 @@ pub enum NightError {
     Learn(#[from] LearnError),
 }
 
+/// A night's outcome, and what the next one starts from.
+#[derive(Debug)]
+pub struct Night {
+    /// What it found out.
+    pub report: NightReport,
+    /// For the next night; none where there was nothing to learn.
+    pub cache: Option<Cache>,
+}
+
+/// How readings become rows under these settings on a grid of `step_min`.
+fn planned(params: &NightParams, step_min: u32) -> Result<Plan, PlanError> {
+    Plan::new(
+        params.horizon_min,
+        step_min,
+        params.features,
+        params.site,
+        params.zone,
+    )
+}
+
 /// Rows by day of their target: the last days wait, older ones are taught.
 struct Days<'a> {
     plan: &'a Plan,
-    learner: &'a mut dyn Learner,
+    learner: &'a mut TreesLearner,
     cancel: &'a AtomicBool,
     holdback_days: usize,
-    /// Up to here the resumed model knows everything.
-    known_until: Option<TimestampMs>,
+    /// Up to this day the learner knows everything.
+    known: Option<i32>,
     held: BTreeMap<i32, (Matrix, bool)>,
     failed: Option<LearnError>,
-    days_train: u32,
     rows_train: u64,
-    rows_known: u64,
     trained_until: TimestampMs,
     present: u64,
 }
@@ -137,17 +171,16 @@ impl Days<'_> {
     }
 
     fn teach_oldest(&mut self) {
-        let Some((_, (rows, lit))) = self.held.pop_first() else {
+        let Some((day, (rows, _))) = self.held.pop_first() else {
             return;
         };
-        self.days_train += u32::from(lit);
         self.rows_train += rows.len() as u64;
         let newest = rows
             .iter()
             .map(|(row, _)| self.plan.target_ts(row.facts.ts))
             .max();
         self.trained_until = self.trained_until.max(newest.unwrap_or_default());
-        if let Err(e) = self.learner.learn(&rows, self.cancel) {
+        if let Err(e) = self.learner.learn(day, &rows, self.cancel) {
             self.failed.get_or_insert(e);
         }
     }
@@ -157,11 +190,11 @@ impl Sink for Days<'_> {
     fn take(&mut self, row: Row<'_>, truth: Truth) {
         let target = self.plan.target_ts(row.facts.ts);
         self.present |= !row.facts.missing;
-        if self.known_until.is_some_and(|known| target <= known) {
-            self.rows_known += 1;
+        let day = self.plan.local_day(target);
+        if self.known.is_some_and(|known| day <= known) {
             return;
         }
-        let (rows, lit) = self.held.entry(self.plan.local_day(target)).or_default();
+        let (rows, lit) = self.held.entry(day).or_default();
         rows.take(row, truth);
         let dawned = truth.daylight && !*lit;
         *lit |= truth.daylight;
@@ -176,25 +209,16 @@ impl Sink for Days<'_> {
 
 /// Carries out one night over `rows` (time ordered, devices interleaved).
 ///
-/// Too little data is a report with [`Decision::Skip`], not an error. The same rows and settings
-/// give the same report and the same bytes.
+/// With a `cache` the rows start where it [needs them](Cache::needs_from). Too little data is a
+/// report with [`Decision::Skip`], not an error. The same rows, cache and settings give the same
+/// report and the same bytes.
 pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     rows: impl IntoIterator<Item = Result<(DeviceId, TimestampMs, Values), E>>,
     live: Option<&Artifact>,
+    cache: Option<Cache>,
     params: &NightParams,
     cancel: &AtomicBool,
-) -> Result<NightReport, NightError> {
-    run_with(|| product(params.seed), rows, live, params, cancel)
-}
-
-/// [`run`] with learners that know nothing from `fresh`.
-fn run_with<L: Learner, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
-    fresh: impl Fn() -> L,
-    rows: impl IntoIterator<Item = Result<(DeviceId, TimestampMs, Values), E>>,
-    live: Option<&Artifact>,
-    params: &NightParams,
-    cancel: &AtomicBool,
-) -> Result<NightReport, NightError> {
+) -> Result<Night, NightError> {
     let mut rows = rows
         .into_iter()
         .map(|r| r.map_err(|e| NightError::Rows(e.into())));
@@ -202,45 +226,42 @@ fn run_with<L: Learner, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         .by_ref()
         .take(STEP_SAMPLE)
         .collect::<Result<Vec<_>, _>>()?;
-    let inferred = || infer_step_min(head.iter().map(|(device, ts, _)| (device, *ts)));
-    let Some(step_min) = params.step_min.or_else(inferred) else {
-        return Ok(NightReport::empty(
-            params,
-            "No device has two readings yet.",
-        ));
+    let mut cache = match cache {
+        Some(cache) => cache,
+        None => {
+            let inferred = || infer_step_min(head.iter().map(|(device, ts, _)| (device, *ts)));
+            let Some(step_min) = params.step_min.or_else(inferred) else {
+                return Ok(Night {
+                    report: NightReport::empty(params, "No device has two readings yet."),
+                    cache: None,
+                });
+            };
+            Cache::new(planned(params, step_min)?, params.seed)
+        }
     };
-    let plan = Plan::new(
-        params.horizon_min,
-        step_min,
-        params.features,
-        params.site,
-        params.zone,
-    )?;
+    let plan = cache.plan.clone();
     let live = live.filter(|live| live.fits(&plan));
 
-    let mut learner = fresh();
-    let mut resumed = live.filter(|_| params.mode == Mode::Incremental);
-    if resumed.is_some_and(|live| !learner.resume(&live.model)) {
-        learner = fresh();
-        resumed = None;
-    }
+    let rows_known = cache.learner.rows() as u64;
     let mut days = Days {
         plan: &plan,
-        learner: &mut learner,
+        known: cache.learner.last_day(),
+        learner: &mut cache.learner,
         cancel,
         holdback_days: params.holdback_days.max(1) as usize,
-        known_until: resumed.map(|live| live.trained_until),
         held: BTreeMap::new(),
         failed: None,
-        days_train: 0,
         rows_train: 0,
-        rows_known: 0,
-        trained_until: resumed.map(|live| live.trained_until).unwrap_or_default(),
+        trained_until: cache.trained_until,
         present: 0,
     };
+    let known = days.known;
     let mut pipeline = Pipeline::new(plan.clone());
+    // The first day read may have begun before: only what is read whole is counted.
+    let mut counting = Counting::default();
     for row in head.into_iter().map(Ok).chain(rows) {
         let (device, ts, values) = row?;
+        counting.add(&plan, ts);
         pipeline.push(&device, ts, &values, &mut days);
         if let Some(e) = days.failed.take() {
             return Err(e.into());
@@ -253,66 +274,82 @@ fn run_with<L: Learner, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     if let Some(e) = days.failed.take() {
         return Err(e.into());
     }
+    let held = std::mem::take(&mut days.held);
+    let (rows_train, trained_until, present) = (days.rows_train, days.trained_until, days.present);
+    cache.trained_until = trained_until;
+    cache.note_readings(counting, known);
+    if let Some(from) = params.forget_before {
+        cache.forget_before(from);
+    }
 
     let mut report = NightReport {
-        mode: if resumed.is_some() {
-            Mode::Incremental
-        } else {
-            Mode::Full
-        },
+        mode: Mode::Full,
         counts: pipeline.counts(),
         devices: pipeline.devices(),
-        step_min,
-        days_train: days.days_train,
-        days_held_back: days.lit() as u32,
-        rows_train: days.rows_train,
-        rows_known: days.rows_known,
+        step_min: plan.step_min(),
+        days_train: cache.learner.days() as u32,
+        days_held_back: held.values().filter(|(_, lit)| *lit).count() as u32,
+        rows_train,
+        rows_known,
         features: plan
             .names()
             .enumerate()
-            .filter(|(i, _)| days.present >> i & 1 == 1)
+            .filter(|(i, _)| present >> i & 1 == 1)
             .map(|(_, name)| name.to_owned())
             .collect(),
         ..NightReport::empty(params, "")
     };
-    let held: Vec<Matrix> = std::mem::take(&mut days.held)
-        .into_values()
-        .map(|(m, _)| m)
-        .collect();
-    report.rows_held_back = held.iter().map(|m| m.len() as u64).sum();
-    let trained_until = days.trained_until;
-    if resumed.is_none() && report.days_train < params.min_train_days.max(1) {
-        report.reason = format!(
+    report.rows_held_back = held.values().map(|(m, _)| m.len() as u64).sum();
+    let skip = |mut report: NightReport, reason: String| {
+        report.reason = reason;
+        Ok(Night {
+            report,
+            cache: None,
+        })
+    };
+    if report.days_train < params.min_train_days.max(1) {
+        let reason = format!(
             "There are {} days to learn from before the {} held back; {} are needed.",
             report.days_train,
             report.days_held_back,
             params.min_train_days.max(1)
         );
-        return Ok(report);
+        return skip(report, reason);
     }
-    if report.days_held_back == 0 {
-        report.reason = "No day after those already learned has daylight to score on.".to_owned();
-        return Ok(report);
+    let Some((&newest, _)) = held.iter().rev().find(|(_, (_, lit))| *lit) else {
+        let reason = "No day after those already learned has daylight to score on.";
+        return skip(report, reason.to_owned());
+    };
+    let is_due = newest - cache.full_day >= params.full_every_days.max(1) as i32;
+    if params.mode == Mode::Full || is_due {
+        cache.learner.renew();
     }
-    let model = match learner.model(cancel) {
+    if cache.learner.continues() {
+        report.mode = Mode::Incremental;
+    } else {
+        cache.full_day = newest;
+    }
+    let model = match cache.learner.model(cancel) {
         Err(LearnError::NoRows) => {
-            report.reason = "No row has power to learn from.".to_owned();
-            return Ok(report);
+            return skip(report, "No row has power to learn from.".to_owned());
         }
         other => other?,
     };
     let mut candidate = Artifact {
         features: plan.names().map(str::to_owned).collect(),
         horizon_min: plan.horizon_min(),
-        step_min,
+        step_min: plan.step_min(),
         trained_until,
         model,
         interval: None,
     };
-    report.judge(&mut candidate, live, &held);
+    report.judge(&mut candidate, live, &held, &mut cache.calibration);
     report.decide(&params.promote);
     report.model = Some(candidate.to_bytes());
-    Ok(report)
+    Ok(Night {
+        report,
+        cache: Some(cache),
+    })
 }
 
 #[cfg(test)]
@@ -320,7 +357,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::models::product_ridge;
+    use crate::models::Model;
     use crate::reading::Field;
     use crate::testing::{Lots, readings};
 
@@ -336,14 +373,37 @@ mod tests {
             holdback_days: 4,
             min_train_days: 5,
             promote: Promote::default(),
-            mode: Mode::Full,
+            mode: Mode::Incremental,
+            full_every_days: 30,
+            forget_before: None,
             seed: 1,
         }
     }
 
     fn night(rows: &Rows, live: Option<&Artifact>, params: &NightParams) -> NightReport {
-        let rows = rows.iter().cloned().map(Ok::<_, Infallible>);
-        run(rows, live, params, &AtomicBool::new(false)).unwrap()
+        after(None, rows, live, params).report
+    }
+
+    /// A night after the one that left `cache`, over the rows of `rows` that it needs.
+    fn after(
+        cache: Option<Cache>,
+        rows: &Rows,
+        live: Option<&Artifact>,
+        params: &NightParams,
+    ) -> Night {
+        let from = cache.as_ref().map(Cache::needs_from).unwrap_or_default();
+        let needed = rows.iter().filter(|(_, ts, _)| *ts >= from);
+        let needed = needed.cloned().map(Ok::<_, Infallible>);
+        run(needed, live, cache, params, &AtomicBool::new(false)).unwrap()
+    }
+
+    /// The readings before a day.
+    fn until(rows: &Rows, days: i64) -> Rows {
+        let end = rows[0].1.plus_min(days * 1440);
+        rows.iter()
+            .filter(|(_, ts, _)| *ts < end)
+            .cloned()
+            .collect()
     }
 
     fn artifact(report: &NightReport) -> Artifact {
@@ -396,38 +456,118 @@ mod tests {
     }
 
     #[test]
-    fn an_incremental_night_equals_a_full_one_and_learns_only_what_is_new() {
-        let rows = readings(&["a", "b"], 30, 10, 0.0, 4);
-        let cut = rows[0].1.plus_min(28 * 1440);
-        let first: Rows = rows
-            .iter()
-            .filter(|(_, ts, _)| *ts < cut)
-            .cloned()
-            .collect();
-        let ridge = |rows: &Rows, live: Option<&Artifact>, params: &NightParams| {
-            let rows = rows.iter().cloned().map(Ok::<_, Infallible>);
-            run_with(product_ridge, rows, live, params, &AtomicBool::new(false)).unwrap()
+    fn an_incremental_night_reads_a_bounded_tail_and_renews_one_piece_of_the_candidate_before() {
+        let rows = readings(&["a", "b"], 46, 10, 0.0, 4);
+        let first = after(None, &until(&rows, 44), None, &params());
+        assert_eq!(first.report.mode, Mode::Full);
+        let known = first.report.rows_train;
+        let cache = first.cache.unwrap();
+        let second = after(Some(cache.clone()), &until(&rows, 45), None, &params());
+        let report = &second.report;
+        assert_eq!(report.mode, Mode::Incremental);
+        assert!(report.counts.readings < first.report.counts.readings / 2);
+        assert_eq!(report.rows_train, 2 * 144, "one day of both devices");
+        assert!(report.rows_known > 0 && report.rows_known < known);
+        assert_eq!(report.days_train, first.report.days_train + 1);
+        let boosters = |report: &NightReport| match &artifact(report).model.parts()[0] {
+            Model::Boosted { boosters, .. } => boosters.clone(),
+            other => panic!("{other:?}"),
         };
-        let days_since = NightParams {
-            mode: Mode::Incremental,
+        let (old, new) = (boosters(&first.report), boosters(report));
+        assert_eq!(old[1..], new[..new.len() - 1]);
+        // What went over the disk goes on the same.
+        let bytes = cache.to_bytes(&params());
+        let stored = Cache::from_bytes(&bytes, &params()).unwrap();
+        let again = after(Some(stored), &until(&rows, 45), None, &params());
+        assert_eq!(again.report, second.report);
+        // The same readings once more: nothing to learn, and the same candidate.
+        let idle = after(second.cache, &until(&rows, 45), None, &params());
+        assert_eq!(artifact(&idle.report).model, artifact(report).model);
+        // The rows of a day are the same whether all was read or the tail.
+        let whole = after(None, &until(&rows, 45), None, &params());
+        assert_eq!(report.rows_held_back, whole.report.rows_held_back);
+        let baseline = |r: &NightReport| r.score("smart").unwrap().daylight.mae;
+        assert!((baseline(report) - baseline(&whole.report)).abs() < 1e-6);
+        let of = |r: &NightReport| r.score("candidate").unwrap().daylight.mae;
+        assert!(of(report) < 1.05 * of(&whole.report));
+    }
+
+    #[test]
+    fn full_nights_come_when_due_or_asked_for_and_do_without_the_readings() {
+        let rows = readings(&["a"], 50, 10, 0.0, 4);
+        let first = after(None, &until(&rows, 47), None, &params()).cache;
+        let full = NightParams {
+            mode: Mode::Full,
             ..params()
         };
-        let live = artifact(&ridge(&first, None, &params()));
-        let full = ridge(&rows, Some(&live), &params());
-        let incremental = ridge(&rows, Some(&live), &days_since);
-        assert_eq!(incremental.mode, Mode::Incremental);
-        assert!(incremental.rows_train < full.rows_train / 5);
-        assert_eq!(
-            incremental.rows_train + incremental.rows_known,
-            full.rows_train
-        );
-        assert_eq!(incremental.scores, full.scores);
-        assert_eq!(incremental.model, full.model);
-        // Trees cannot be taken up, so the product's night is a full one whatever was asked.
-        let live = artifact(&night(&first, None, &params()));
-        let asked = night(&rows, Some(&live), &days_since);
-        assert_eq!(asked.mode, Mode::Full);
-        assert_eq!(asked, night(&rows, Some(&live), &params()));
+        let asked = after(first.clone(), &until(&rows, 48), None, &full);
+        assert_eq!(asked.report.mode, Mode::Full);
+        assert!(asked.report.rows_train < asked.report.rows_known);
+        let soon = NightParams {
+            full_every_days: 3,
+            ..params()
+        };
+        let modes: Vec<Mode> = (48..=50)
+            .scan(first, |cache, day| {
+                let night = after(cache.take(), &until(&rows, day), None, &soon);
+                *cache = night.cache;
+                Some(night.report.mode)
+            })
+            .collect();
+        assert_eq!(modes, [Mode::Incremental, Mode::Incremental, Mode::Full]);
+    }
+
+    #[test]
+    fn readings_that_come_late_are_learned_and_old_days_forgotten() {
+        let rows = readings(&["a"], 48, 10, 0.0, 4);
+        let late = rows[0].1.plus_min(40 * 1440)..rows[0].1.plus_min(40 * 1440 + 720);
+        let mut torn = until(&rows, 47);
+        torn.retain(|(_, ts, _)| !late.contains(ts));
+        let mut cache = after(None, &torn, None, &params()).cache.unwrap();
+        let count = |from: TimestampMs, to: TimestampMs| {
+            let counted = rows.iter().filter(|(_, ts, _)| (from..to).contains(ts));
+            Ok::<u64, Infallible>(counted.count() as u64)
+        };
+        let before = cache.learner.last_day().unwrap();
+        let same = |from: TimestampMs, to: TimestampMs| {
+            let counted = torn.iter().filter(|(_, ts, _)| (from..to).contains(ts));
+            Ok::<u64, Infallible>(counted.count() as u64)
+        };
+        cache.forget_changed(rows[0].1, same).unwrap();
+        assert_eq!(cache.learner.last_day(), Some(before), "nothing came");
+        cache.forget_changed(rows[0].1, count).unwrap();
+        let day = cache.plan.local_day(late.start);
+        assert_eq!(cache.learner.last_day(), Some(day - 1));
+        let rows_torn = cache.learner.rows();
+        let forgetful = NightParams {
+            forget_before: Some(rows[0].1.plus_min(30 * 1440)),
+            ..params()
+        };
+        let whole = after(None, &rows, None, &params()).cache.unwrap();
+        let mended = after(Some(cache.clone()), &rows, None, &params());
+        assert_eq!(mended.cache.unwrap().learner.rows(), whole.learner.rows());
+        let short = after(Some(cache), &rows, None, &forgetful).cache.unwrap();
+        assert!(short.learner.rows() < rows_torn / 2);
+    }
+
+    #[test]
+    fn a_cache_that_is_damaged_cut_or_of_other_settings_is_refused() {
+        let rows = readings(&["a"], 14, 30, 0.0, 4);
+        let cache = after(None, &rows, None, &params()).cache.unwrap();
+        let bytes = cache.to_bytes(&params());
+        assert!(Cache::from_bytes(&bytes, &params()).is_ok());
+        for at in (0..bytes.len()).step_by(101) {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            assert!(Cache::from_bytes(&bad, &params()).is_err(), "byte {at}");
+            assert!(Cache::from_bytes(&bytes[..at], &params()).is_err());
+        }
+        let other = NightParams {
+            horizon_min: 20,
+            ..params()
+        };
+        let refused = Cache::from_bytes(&bytes, &other).unwrap_err().to_string();
+        assert!(refused.contains("other settings"), "{refused}");
     }
 
     #[test]
@@ -510,13 +650,13 @@ mod tests {
     fn cancelling_and_unreadable_rows_are_errors() {
         let rows = readings(&["a"], 20, 10, 0.0, 1);
         let all = || rows.iter().cloned().map(Ok::<_, Infallible>);
-        let cancelled = run(all(), None, &params(), &AtomicBool::new(true));
+        let cancelled = run(all(), None, None, &params(), &AtomicBool::new(true));
         assert!(matches!(
             cancelled,
             Err(NightError::Learn(LearnError::Cancelled))
         ));
         let torn = rows.iter().cloned().map(Ok).chain([Err("disk gone")]);
-        let outcome = run(torn, None, &params(), &AtomicBool::new(false));
+        let outcome = run(torn, None, None, &params(), &AtomicBool::new(false));
         assert!(matches!(outcome, Err(NightError::Rows(_))), "{outcome:?}");
     }
 }

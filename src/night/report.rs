@@ -1,12 +1,14 @@
 //! What a night found out: scores on the held-back days, the gate's decision, the candidate.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Mode, NightParams, Promote};
 use crate::features::{Counts, Matrix};
 use crate::models::Artifact;
 use crate::models::baseline::Baseline;
-use crate::models::interval::{Coverage, Residuals};
+use crate::models::interval::Calibration;
 use crate::models::score::{Metrics, Score, skill};
 
 /// How the night ended.
@@ -41,7 +43,7 @@ pub struct NightReport {
     pub decision: Decision,
     /// Why, in one sentence.
     pub reason: String,
-    /// The mode that was carried out; incremental falls back to full.
+    /// The mode that was carried out; without a cache an incremental night is a full one.
     pub mode: Mode,
     /// What became of the readings.
     pub counts: Counts,
@@ -51,13 +53,13 @@ pub struct NightReport {
     pub step_min: u32,
     /// Minutes ahead.
     pub horizon_min: u32,
-    /// Days with daylight that were learned from tonight.
+    /// Days with daylight that the candidate learned from.
     pub days_train: u32,
     /// Days with daylight held back.
     pub days_held_back: u32,
-    /// Rows learned from tonight.
+    /// Rows read for it tonight.
     pub rows_train: u64,
-    /// Rows that the resumed model already knew.
+    /// Rows that the cache held from the nights before.
     pub rows_known: u64,
     /// Rows held back.
     pub rows_held_back: u64,
@@ -65,8 +67,8 @@ pub struct NightReport {
     pub features: Vec<String>,
     /// Each forecaster on the same held-back rows.
     pub scores: Vec<Scored>,
-    /// Share of held-back daylight outcomes within p10 … p90, each half of the days judged by the
-    /// interval of the other half; the artefact's interval comes from both.
+    /// Share of daylight outcomes of the last four weeks within p10 … p90, each day judged by the
+    /// interval that the days before it gave.
     pub coverage_p10_p90: Option<f64>,
     /// The candidate's bytes ([`Artifact::to_bytes`]), as hexadecimal text in JSON.
     #[serde(with = "hex", default)]
@@ -107,11 +109,12 @@ impl NightReport {
         &mut self,
         candidate: &mut Artifact,
         live: Option<&Artifact>,
-        held: &[Matrix],
+        held: &BTreeMap<i32, (Matrix, bool)>,
+        calibration: &mut Calibration,
     ) {
         let [mut naive, mut smart, mut served, mut new] = [Score::default(); 4];
-        let mut halves = [Residuals::default(), Residuals::default()];
-        for (d, day) in held.iter().enumerate() {
+        for (&number, (day, _)) in held {
+            let mut judged = Vec::with_capacity(day.len());
             for (row, truth) in day.iter() {
                 naive.add(truth, Baseline::Naive.forecast_w(&row.facts));
                 smart.add(truth, Baseline::Smart.forecast_w(&row.facts));
@@ -120,26 +123,12 @@ impl NightReport {
                 }
                 let forecast_w = candidate.model.predict(row);
                 new.add(truth, forecast_w);
-                halves[d % 2].add(row, truth, forecast_w);
+                judged.push((row, truth, forecast_w));
             }
+            calibration.observe(number, judged);
         }
-        let mut coverage = Coverage::default();
-        let intervals = [1, 0].map(|other: usize| halves[other].interval());
-        for (d, day) in held.iter().enumerate() {
-            let Some(interval) = &intervals[d % 2] else {
-                continue;
-            };
-            for (row, truth) in day.iter() {
-                coverage.add(
-                    truth,
-                    interval.around(&row.facts, candidate.model.predict(row)),
-                );
-            }
-        }
-        self.coverage_p10_p90 = coverage.share();
-        let [mut both, odd] = halves;
-        both.append(&odd);
-        candidate.interval = both.interval();
+        self.coverage_p10_p90 = calibration.coverage();
+        candidate.interval = calibration.interval();
 
         let smart_mae = smart.daylight().mae;
         let scored = |name: &str, score: Score| Scored {

@@ -73,6 +73,18 @@ impl Reader {
         }))
     }
 
+    /// How many readings [`Reader::samples`] would give.
+    pub fn count(&self, from: TimestampMs, to: TimestampMs) -> Result<u64, StoreError> {
+        self.conn
+            .query_row(
+                "SELECT count(*) FROM reading WHERE ts_ms >= ?1 AND ts_ms < ?2
+                 AND clock_trusted AND time_source <> ?3",
+                params![from.0, to.0, TimeSource::Implausible as i64],
+                |row| row.get(0).map(i64::cast_unsigned),
+            )
+            .map_err(sql("count readings"))
+    }
+
     /// The page after `(ts_ms, device_no)`, and whether it was the last; the key of its last row.
     fn page(&self, after: (i64, i64), to: TimestampMs) -> Result<Page, StoreError> {
         let rows = self.rows(
@@ -269,6 +281,8 @@ mod tests {
         assert_eq!(seen.len(), 24_000 - 2 - 2);
         assert!(seen.is_sorted_by_key(|s| (s.0, s.1)));
         assert_eq!(seen[0], (1000, 1, Some(2.0)));
+        let counted = reader.count(TimestampMs(1000), TimestampMs(12_000_000));
+        assert_eq!(counted.unwrap(), seen.len() as u64);
         assert_eq!(reader.devices().unwrap().len(), 2);
     }
 }

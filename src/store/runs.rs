@@ -18,25 +18,29 @@ impl Store {
         .await
     }
 
-    /// Closes a run; a run that is closed stays as it is.
+    /// Closes a run, with the mode that was carried out if it came to that; a run that is closed stays
+    /// as it is.
     pub async fn end_run(
         &self,
         run_id: i64,
         ended: TimestampMs,
+        mode: Option<String>,
         outcome: RunOutcome,
         reason: String,
         report: Option<serde_json::Value>,
     ) -> Result<(), StoreError> {
         self.run("close a run", move |tx| {
             tx.execute(
-                "UPDATE run SET ended_ms = ?2, outcome = ?3, reason = ?4, report = ?5
+                "UPDATE run SET ended_ms = ?2, outcome = ?3, reason = ?4, report = ?5,
+                        mode = coalesce(?6, mode)
                  WHERE run_id = ?1 AND outcome IS NULL",
                 params![
                     run_id,
                     ended.0,
                     outcome.as_str(),
                     reason,
-                    report.map(|r| r.to_string())
+                    report.map(|r| r.to_string()),
+                    mode
                 ],
             )
             .map(drop)

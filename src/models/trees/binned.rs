@@ -58,6 +58,26 @@ impl BinnedMatrix {
         Ok(())
     }
 
+    /// Codes as they were stored; none where they are not codes of `binner`.
+    pub(super) fn from_codes(binner: &Binner, codes: Vec<u8>) -> Option<Self> {
+        let widths = binner.widths();
+        let mut rows = codes.chunks_exact(widths.len());
+        let fits = |row: &[u8]| {
+            row.iter()
+                .zip(&widths)
+                .all(|(&code, &width)| usize::from(code) < width)
+        };
+        let sound = rows.all(fits) && rows.remainder().is_empty();
+        sound.then_some(Self { codes, widths })
+    }
+
+    /// Keeps these rows only.
+    pub(super) fn keep(&mut self, rows: std::ops::Range<usize>) {
+        let features = self.features();
+        self.codes.truncate(rows.end * features);
+        self.codes.drain(..rows.start * features);
+    }
+
     /// Rows.
     pub fn rows(&self) -> usize {
         self.codes.len() / self.widths.len()

@@ -10,7 +10,7 @@ use super::binned::BinnedMatrix;
 use super::bins::{Binner, MAX_FEATURES, MISSING};
 use super::params::{FitError, MAX_ROWS, ValidParams, check_targets};
 use super::rounds::Rounds;
-use super::tree::{Tree, decode_trees, encode_trees};
+use super::tree::{self, Tree, decode_trees, encode_trees};
 use crate::models::CodecError;
 use crate::models::codec::{Decoder, Encoder};
 
@@ -26,9 +26,7 @@ pub struct Booster {
 impl Booster {
     /// The prediction for a row of codes, in the unit of the targets.
     pub fn predict_codes(&self, codes: &[u8]) -> f32 {
-        self.trees
-            .iter()
-            .fold(self.start, |sum, tree| sum + tree.predict(codes))
+        self.start + tree::sum(&self.trees, codes)
     }
 
     /// The prediction for a row of raw values; bit `f` of `mask` marks feature `f` as missing.
@@ -284,6 +282,8 @@ mod tests {
             let settings = Settings {
                 threads,
                 trees: 8,
+                learning_rate: 0.06,
+                column_fraction: 0.5,
                 ..Settings::default()
             };
             let mut out = Encoder::default();

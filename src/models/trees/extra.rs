@@ -10,13 +10,13 @@ use ndarray::Array1;
 use super::binned::BinnedMatrix;
 use super::bins::{Binner, MAX_FEATURES, MISSING};
 use super::draw::{Goal, Grower};
-use super::params::{ExtraSettings, FitError, ValidExtraParams, check_targets};
-use super::tree::{Tree, decode_trees, encode_trees};
+use super::params::{FitError, ValidExtraParams, check_targets};
+use super::tree::{self, Tree, decode_trees, encode_trees};
 use crate::models::CodecError;
 use crate::models::codec::{Decoder, Encoder};
 
 /// Extra-trees: a prediction is the mean of the trees' values.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Forest {
     pub(crate) features: usize,
     pub(crate) trees: Vec<Tree>,
@@ -25,8 +25,7 @@ pub struct Forest {
 impl Forest {
     /// The prediction for a row of codes, in the unit of the targets.
     pub fn predict_codes(&self, codes: &[u8]) -> f32 {
-        let sum: f32 = self.trees.iter().map(|tree| tree.predict(codes)).sum();
-        sum / self.trees.len().max(1) as f32
+        tree::sum(&self.trees, codes) / self.trees.len().max(1) as f32
     }
 
     /// The prediction for a row of raw values; bit `f` of `mask` marks feature `f` as missing.
@@ -41,6 +40,14 @@ impl Forest {
         (0..matrix.rows())
             .map(|row| self.predict_codes(matrix.row(row)))
             .collect()
+    }
+
+    /// Takes in the trees of `newer`, over the same codes, and lets go of the oldest beyond `most`.
+    pub(super) fn renew(&mut self, newer: Forest, most: usize) {
+        self.features = newer.features;
+        self.trees.extend(newer.trees);
+        let old = self.trees.len().saturating_sub(most);
+        self.trees.drain(..old);
     }
 
     /// The trees.
@@ -65,27 +72,29 @@ impl Forest {
 }
 
 impl ValidExtraParams {
-    /// Fits the trees to `targets` (one per row) with squared error. Raising `cancel` ends it within
-    /// about one split's time. The result does not depend on the number of threads.
+    /// Fits `trees` trees to `targets` (one per row) with squared error, drawing the lots numbered from
+    /// `first` on. Raising `cancel` ends it within about one split's time. The result does not depend
+    /// on the number of threads.
     pub fn fit(
         &self,
         matrix: &BinnedMatrix,
         targets: &[f32],
+        first: u64,
+        trees: usize,
         cancel: &AtomicBool,
     ) -> Result<Forest, FitError> {
         check_targets(matrix.rows(), targets)?;
         let goal = Goal::new(matrix, targets, self.settings());
-        let ExtraSettings { trees, threads, .. } = *self.settings();
-        let share = trees.div_ceil(threads);
+        let share = trees.div_ceil(self.settings().threads).max(1);
         let mut trees = vec![None; trees];
-        let grow_share = |first: usize, share: &mut [Option<Tree>]| {
+        let grow_share = |first: u64, share: &mut [Option<Tree>]| {
             let mut rows = Vec::new();
             for (tree, number) in share.iter_mut().zip(first..) {
-                *tree = Grower::new(&goal, number as u64, &mut rows).grow(cancel);
+                *tree = Grower::new(&goal, number, &mut rows).grow(cancel);
             }
         };
         thread::scope(|scope| {
-            let mut shares = trees.chunks_mut(share).zip((0..).step_by(share));
+            let mut shares = trees.chunks_mut(share).zip((first..).step_by(share));
             let own = shares.next();
             for (share, first) in shares {
                 scope.spawn(move || grow_share(first, share));
@@ -111,7 +120,8 @@ impl Fit<BinnedMatrix, Array1<f32>, FitError> for ValidExtraParams {
     fn fit(&self, dataset: &DatasetBase<BinnedMatrix, Array1<f32>>) -> Result<Forest, FitError> {
         let targets = dataset.targets.as_standard_layout();
         let targets = targets.as_slice().unwrap_or_default();
-        self.fit(&dataset.records, targets, &AtomicBool::new(false))
+        let trees = self.settings().trees;
+        self.fit(&dataset.records, targets, 0, trees, &AtomicBool::new(false))
     }
 }
 
@@ -120,7 +130,7 @@ mod tests {
     use linfa::ParamGuard;
 
     use super::*;
-    use crate::models::trees::params::ExtraParams;
+    use crate::models::trees::params::{ExtraParams, ExtraSettings};
     use crate::models::trees::testdata::steps;
 
     fn fit(threads: usize, settings: ExtraSettings) -> (Forest, BinnedMatrix, Vec<f32>) {
@@ -128,11 +138,10 @@ mod tests {
         let params = ExtraParams::from(ExtraSettings {
             threads,
             ..settings
-        })
-        .check()
-        .unwrap();
+        });
+        let (params, trees) = (params.check().unwrap(), ExtraSettings::default().trees);
         let forest = params
-            .fit(&matrix, &targets, &AtomicBool::new(false))
+            .fit(&matrix, &targets, 0, trees, &AtomicBool::new(false))
             .unwrap();
         (forest, matrix, targets)
     }
@@ -177,7 +186,7 @@ mod tests {
     fn cancelling_ends_it() {
         let (matrix, targets) = steps(100);
         let params = ExtraParams::from(ExtraSettings::default()).check().unwrap();
-        let ended = params.fit(&matrix, &targets, &AtomicBool::new(true));
+        let ended = params.fit(&matrix, &targets, 0, 25, &AtomicBool::new(true));
         assert!(matches!(ended, Err(FitError::Cancelled)));
     }
 }

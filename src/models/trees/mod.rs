@@ -1,4 +1,4 @@
-//! Histogram gradient boosting and extra-trees over one binned copy of the rows.
+//! Histogram gradient boosting and extra-trees over one binned window of rows.
 
 mod binned;
 mod bins;
@@ -13,10 +13,10 @@ mod params;
 mod rng;
 mod rounds;
 mod scan;
-mod store;
 #[cfg(test)]
 mod testdata;
 mod tree;
+mod window;
 
 pub use binned::BinnedMatrix;
 pub use bins::{BinError, Binner, MAX_BINS, MAX_FEATURES, MISSING};
