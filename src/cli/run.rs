@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Exit, Failure, Outcome, block_on};
 use crate::clock::SystemClock;
@@ -10,6 +11,8 @@ use crate::daemon::{Daemon, Surroundings};
 use crate::errors::chain;
 use crate::mqtt::link::LinkOptions;
 use crate::shutdown::Shutdown;
+
+const EXTEND_EVERY: Duration = Duration::from_secs(20);
 
 pub(super) fn run(config: Config) -> Outcome {
     log_to_stderr("info");
@@ -20,7 +23,17 @@ pub(super) fn run(config: Config) -> Outcome {
         program: std::env::current_exe()?,
     };
     block_on(async {
-        let daemon = Daemon::start(config, around).await?;
+        // The check after a power cut may take longer than systemd would wait.
+        let starting = async {
+            loop {
+                notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(60_000_000)]);
+                tokio::time::sleep(EXTEND_EVERY).await;
+            }
+        };
+        let daemon = tokio::select! {
+            started = Daemon::start(config, around) => started?,
+            () = starting => unreachable!("it never ends"),
+        };
         notify(&[sd_notify::NotifyState::Ready]);
         if let Some(limit) = sd_notify::watchdog_enabled() {
             tokio::select! {
@@ -28,10 +41,15 @@ pub(super) fn run(config: Config) -> Outcome {
                 () = daemon.watch(limit, || notify(&[sd_notify::NotifyState::Watchdog])) => {}
             }
         }
-        daemon
+        let counts = daemon
             .finish(|| notify(&[sd_notify::NotifyState::Stopping]))
             .await;
-        Ok(Exit::Done)
+        // A failure, so that every service manager starts it again.
+        Ok(if counts.damaged {
+            Exit::Failed
+        } else {
+            Exit::Done
+        })
     })
 }
 

@@ -1,6 +1,7 @@
 //! The composition root: opens everything, starts it, waits, and stops it in the order that loses nothing.
 
 pub mod forecasts;
+mod housekeeping;
 mod nights;
 
 use std::path::PathBuf;
@@ -17,12 +18,16 @@ use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
+use crate::reading::TimestampMs;
 use crate::schedule;
 use crate::shutdown::Shutdown;
 use crate::status::{self, DaemonStatus, Status};
+use crate::store::recover::{self, Found};
+use crate::store::snapshot::Snapshot;
 use crate::store::{Reader, Store, StoreError, StoreLock, Writer};
 use crate::trainer::Trigger;
 use forecasts::Forecasts;
+use housekeeping::{Disk, Housekeeping};
 use nights::Nights;
 
 /// Commits whose readings may wait for the forecaster.
@@ -60,6 +65,8 @@ pub struct Counts {
     pub committed: u64,
     /// Rows that were new.
     pub rows: u64,
+    /// The database was found damaged; the next start sees to it.
+    pub damaged: bool,
 }
 
 /// What the daemon takes from its surroundings.
@@ -87,15 +94,17 @@ pub struct Daemon {
     serving: JoinHandle<std::io::Result<()>>,
     forecasting: JoinHandle<()>,
     training: JoinHandle<()>,
+    housekeeping: JoinHandle<()>,
     station: Arc<RunningStation>,
-    _lock: StoreLock,
+    lock: Arc<StoreLock>,
 }
 
 impl Daemon {
     /// Opens the store, the socket and the connections, and starts every task.
     pub async fn start(config: Config, around: Surroundings) -> Result<Self, DaemonError> {
         let config = Arc::new(config);
-        let lock = StoreLock::acquire(&config.store.path)?;
+        let lock = Arc::new(StoreLock::acquire(&config.store.path)?);
+        let found = ensure_sound(&config, &lock, around.clock.now()).await?;
         let credentials = around.credentials.as_deref();
         let prefix = config.mqtt.topic_prefix.as_str();
         let shared = Arc::new(IntakeShared::default());
@@ -116,7 +125,15 @@ impl Daemon {
             config.linger(),
             usize::from(RECEIVE_MAXIMUM),
             acknowledger,
-        )?;
+        )
+        .or_else(|error| {
+            if error.is_damage() {
+                lock.mark_damaged()?;
+            }
+            Err(error)
+        })?;
+        lock.mark_running()?;
+        announce(&found);
         let interrupted = store.close_interrupted_runs(around.clock.now()).await?;
         if interrupted > 0 {
             tracing::warn!(
@@ -169,7 +186,18 @@ impl Daemon {
             requests.clone(),
             swaps_tx,
         );
+        let disk = Arc::<Disk>::default();
+        let housekeeping = Housekeeping {
+            config: config.clone(),
+            store: store.clone(),
+            clock: around.clock.clone(),
+            shutdown: around.shutdown.clone(),
+            lock: lock.clone(),
+            training: nights.running(),
+            disk: disk.clone(),
+        };
         let station = Arc::new(RunningStation {
+            disk,
             config: config.clone(),
             clock: around.clock.clone(),
             started: Instant::now(),
@@ -184,6 +212,7 @@ impl Daemon {
             serving: tokio::spawn(server::serve(listener, station.clone())),
             forecasting: tokio::spawn(forecasts.run(around.shutdown.clone())),
             training: tokio::spawn(nights.run()),
+            housekeeping: tokio::spawn(housekeeping.run()),
             config,
             shutdown: around.shutdown,
             store,
@@ -191,7 +220,7 @@ impl Daemon {
             intake_sender,
             publisher,
             station,
-            _lock: lock,
+            lock,
         };
         tracing::info!(
             store = %daemon.config.store.path.display(),
@@ -240,7 +269,16 @@ impl Daemon {
         self.shared.stop_taking();
         within(TRAINER_LIMIT, "the training run", self.training).await;
         within(TRAINER_LIMIT, "the forecaster", self.forecasting).await;
-        within(COMMIT_LIMIT, "the last commit", self.store.stop()).await;
+        within(TRAINER_LIMIT, "housekeeping", self.housekeeping).await;
+        let closed = within(COMMIT_LIMIT, "the last commit", self.store.stop()).await;
+        if closed == Some(true)
+            && let Err(error) = self.lock.mark_clean(&self.config.store.path)
+        {
+            tracing::warn!(
+                "the next start will check the database: {}",
+                crate::errors::chain(&error)
+            );
+        }
         self.publisher.availability("offline");
         within(GOODBYE_LIMIT, "the last publishes", self.publisher.finish()).await;
         self.intake_sender.disconnect();
@@ -254,6 +292,7 @@ impl Daemon {
             received: self.shared.received.load(Ordering::SeqCst),
             committed: gauges.messages.load(Ordering::SeqCst),
             rows: gauges.rows.load(Ordering::SeqCst),
+            damaged: gauges.damaged.load(Ordering::SeqCst),
         };
         tracing::info!(
             received = counts.received,
@@ -267,16 +306,51 @@ impl Daemon {
     }
 }
 
-async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) {
-    if tokio::time::timeout(limit, work).await.is_err() {
+async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> Option<T> {
+    let done = tokio::time::timeout(limit, work).await.ok();
+    if done.is_none() {
         tracing::warn!(
             limit_ms = limit.as_millis() as u64,
             "{what} did not end in time"
         );
     }
+    done
+}
+
+/// [`recover::ensure_sound`] on a thread of its own: the check reads the whole file, and meanwhile
+/// systemd has to hear that the start goes on.
+async fn ensure_sound(
+    config: &Arc<Config>,
+    lock: &Arc<StoreLock>,
+    now: TimestampMs,
+) -> Result<Found, DaemonError> {
+    let (config, lock) = (config.clone(), lock.clone());
+    let check = move || recover::ensure_sound(&config.store.path, &lock, now);
+    match tokio::task::spawn_blocking(check).await {
+        Ok(found) => Ok(found?),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn announce(found: &Found) {
+    match found {
+        Found::Clean => {}
+        Found::Sound(ms) => {
+            tracing::info!(ms, "not stopped in order last time; the database is sound")
+        }
+        Found::Replaced(said) => tracing::error!("{said}"),
+    }
+}
+
+/// Bytes this process has caused to be written to disks.
+fn written_bytes() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "))?;
+    line.parse().ok()
 }
 
 struct RunningStation {
+    disk: Arc<Disk>,
     config: Arc<Config>,
     clock: Arc<dyn Clock>,
     started: Instant,
@@ -295,7 +369,7 @@ impl Station for RunningStation {
             .enabled
             .then(|| {
                 let reader = Reader::open(&self.config.store.path).ok()?;
-                let since = nights::since(&reader, now).ok()?;
+                let since = nights::since(&reader, "training", now).ok()?;
                 schedule::next(&training.schedule, self.config.site.zone(), since, now)
             })
             .flatten();
@@ -310,6 +384,8 @@ impl Station for RunningStation {
             rejects: gauges.rejects.load(Ordering::Relaxed),
             doubtful_times: gauges.doubtful.load(Ordering::Relaxed),
             store_failing: gauges.failing.load(Ordering::Relaxed),
+            disk: self.disk.level(),
+            written_bytes: written_bytes(),
             training: self.training.load(Ordering::Relaxed),
             next_night,
         };
@@ -320,6 +396,12 @@ impl Station for RunningStation {
             clock::plausible(now),
         )
         .map_err(|e| crate::errors::chain(&e))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        self.disk
+            .snapshot(&self.config, self.clock.now())
+            .map_err(|e| crate::errors::chain(&e))
     }
 
     fn retrain(&self) -> bool {
