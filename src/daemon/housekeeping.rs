@@ -23,6 +23,8 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// Room on the disk is looked at, and made, this often.
 const LOOK: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+/// A station that was off at night catches up once it has begun to collect.
+const AFTER_START: Duration = Duration::from_secs(5);
 /// Early retention leaves this: what a night needs with default settings (`min_days`, `holdback_days`).
 const EARLY_FLOOR_DAYS: i64 = 14;
 /// Hours this far back are rolled up again, for readings that came late; older ones when they are removed.
@@ -53,12 +55,19 @@ impl Disk {
     /// Takes a snapshot, one at a time. Blocks.
     pub(super) fn snapshot(
         &self,
+        store: &Store,
         config: &Config,
         now: TimestampMs,
     ) -> Result<Snapshot, StoreError> {
         let _one = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
-        let snapshot = snapshot::write(&config.store.path, now, config.low_disk_bytes())?;
+        let snapshot = snapshot::write(&config.store.path, now, config.low_disk_bytes())
+            .inspect_err(|error| {
+                if error.is_damage() || matches!(error, StoreError::Unsound { .. }) {
+                    // Every page was read: this is the check of a running station.
+                    store.gauges().damaged.store(true, Ordering::Relaxed);
+                }
+            })?;
         tracing::info!(
             snapshot = %snapshot.path.display(),
             bytes = snapshot.bytes,
@@ -66,6 +75,25 @@ impl Disk {
             "snapshot taken"
         );
         Ok(snapshot)
+    }
+}
+
+/// A change of level that is not in the event table yet: when, to which, MB free.
+type Unnoted = (TimestampMs, DiskLevel, u64);
+
+fn words(level: DiskLevel, free_mb: u64) -> (&'static str, String) {
+    match level {
+        DiskLevel::Normal => ("disk_normal", format!("{free_mb} MB are free again")),
+        DiskLevel::Low => (
+            "disk_low",
+            format!(
+                "{free_mb} MB are free: readings over {EARLY_FLOOR_DAYS} days old go early, their hourly means stay"
+            ),
+        ),
+        DiskLevel::Full => (
+            "disk_full",
+            format!("{free_mb} MB are free: nothing is stored or acknowledged until there is room"),
+        ),
     }
 }
 
@@ -95,6 +123,7 @@ impl Housekeeping {
     async fn watch(&self) {
         let reserve = Reserve::beside(&self.config.store.path, self.config.reserve_bytes());
         let mut next_reserve = Instant::now();
+        let mut event = None;
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -107,11 +136,11 @@ impl Housekeeping {
                 self.shutdown.begin();
                 return;
             }
-            let level = self.look(&reserve).await;
+            let level = self.look(&reserve, &mut event).await;
             if level != DiskLevel::Full && !reserve.held() && Instant::now() >= next_reserve {
-                next_reserve = Instant::now() + MINUTE;
                 let making = reserve.clone();
                 if let Ok(Err(error)) = tokio::task::spawn_blocking(move || making.make()).await {
+                    next_reserve = Instant::now() + MINUTE;
                     tracing::warn!("{}", chain(&error));
                 }
             }
@@ -125,7 +154,7 @@ impl Housekeeping {
     }
 
     /// Finds the level, gives the reserve up where SQLite found no room, and holds the writer.
-    async fn look(&self, reserve: &Reserve) -> DiskLevel {
+    async fn look(&self, reserve: &Reserve, event: &mut Option<Unnoted>) -> DiskLevel {
         let gauges = self.store.gauges();
         let reported = gauges.disk_full.load(Ordering::Relaxed);
         if reported {
@@ -151,32 +180,19 @@ impl Housekeeping {
                 .level
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = level;
-            self.note(level, free).await;
+            *event = Some((self.clock.now(), level, free / 1_000_000));
+        }
+        if let Some((at, level, free_mb)) = *event {
+            let (kind, detail) = words(level, free_mb);
+            if level != before {
+                tracing::warn!("{detail}");
+            }
+            // On a full disk that may take the reserve, which the failure has the next look give up.
+            if self.store.note_event(at, kind, detail).await.is_ok() {
+                *event = None;
+            }
         }
         level
-    }
-
-    async fn note(&self, level: DiskLevel, free: u64) {
-        let free_mb = free / 1_000_000;
-        let (kind, detail) = match level {
-            DiskLevel::Normal => ("disk_normal", format!("{free_mb} MB are free again")),
-            DiskLevel::Low => (
-                "disk_low",
-                format!(
-                    "{free_mb} MB are free: readings over {EARLY_FLOOR_DAYS} days old go early, their hourly means stay"
-                ),
-            ),
-            DiskLevel::Full => (
-                "disk_full",
-                format!(
-                    "{free_mb} MB are free: nothing is stored or acknowledged until there is room"
-                ),
-            ),
-        };
-        tracing::warn!("{detail}");
-        if let Err(error) = self.store.note_event(self.clock.now(), kind, detail).await {
-            tracing::warn!("{}", chain(&error));
-        }
     }
 
     /// Copies first, then the oldest readings: for one look's time, or until there is room.
@@ -208,7 +224,8 @@ impl Housekeeping {
 
     /// Looks once a minute whether a night is due that has had its training.
     async fn nights(&self) {
-        let mut minute = tokio::time::interval_at(tokio::time::Instant::now() + MINUTE, MINUTE);
+        let first = tokio::time::Instant::now() + AFTER_START;
+        let mut minute = tokio::time::interval_at(first, MINUTE);
         minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             minute.tick().await;
@@ -302,7 +319,8 @@ impl Housekeeping {
 
     async fn nightly_snapshot(&self) -> (RunOutcome, String, Option<Snapshot>) {
         let (disk, config, now) = (self.disk.clone(), self.config.clone(), self.clock.now());
-        let copy = move || disk.snapshot(&config, now);
+        let store = self.store.clone();
+        let copy = move || disk.snapshot(&store, &config, now);
         match tokio::task::spawn_blocking(copy).await {
             Ok(Ok(s)) => {
                 let mb = s.bytes as f64 / 1e6;
@@ -310,10 +328,6 @@ impl Housekeeping {
                 (RunOutcome::Done, words, Some(s))
             }
             Ok(Err(error)) => {
-                if error.is_damage() {
-                    // Every page of the file was read: this is the check of a running station.
-                    self.store.gauges().damaged.store(true, Ordering::Relaxed);
-                }
                 let outcome = match error {
                     StoreError::NoRoom { .. } => RunOutcome::Skipped,
                     _ => RunOutcome::Failed,

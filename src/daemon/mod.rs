@@ -24,6 +24,7 @@ use crate::shutdown::Shutdown;
 use crate::status::{self, DaemonStatus, Status};
 use crate::store::recover::{self, Found};
 use crate::store::snapshot::Snapshot;
+use crate::store::space::{self, Reserve};
 use crate::store::{Reader, Store, StoreError, StoreLock, Writer};
 use crate::trainer::Trigger;
 use forecasts::Forecasts;
@@ -325,7 +326,16 @@ async fn ensure_sound(
     now: TimestampMs,
 ) -> Result<Found, DaemonError> {
     let (config, lock) = (config.clone(), lock.clone());
-    let check = move || recover::ensure_sound(&config.store.path, &lock, now);
+    let check = move || {
+        let db = &config.store.path;
+        let reserve = Reserve::beside(db, config.reserve_bytes());
+        let marks = reserve.marks(config.low_disk_bytes());
+        if space::free_bytes(db.parent().unwrap_or(db)).is_some_and(|f| f < marks.full_bytes) {
+            // Opening needs a log and its index: on a full disk only the reserve has room for them.
+            reserve.release()?;
+        }
+        recover::ensure_sound(db, &lock, now)
+    };
     match tokio::task::spawn_blocking(check).await {
         Ok(found) => Ok(found?),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -400,7 +410,7 @@ impl Station for RunningStation {
 
     fn snapshot(&self) -> Result<Snapshot, String> {
         self.disk
-            .snapshot(&self.config, self.clock.now())
+            .snapshot(&self.store, &self.config, self.clock.now())
             .map_err(|e| crate::errors::chain(&e))
     }
 

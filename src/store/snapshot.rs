@@ -162,7 +162,7 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
 
 /// A time as part of a file name, in order of time.
 pub(super) fn stamp(now: TimestampMs) -> String {
-    now.to_utc().format("%Y%m%dT%H%M%SZ").to_string()
+    now.to_utc().format("%Y%m%dT%H%M%S%.3fZ").to_string()
 }
 
 fn folder(db: &Path) -> PathBuf {

@@ -665,6 +665,75 @@ mod tests {
     }
 
     #[test]
+    fn a_linger_ends_with_a_full_window_and_not_with_the_watchdogs_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = Heard::default();
+        let linger = Duration::from_secs(600);
+        let db = dir.path().join("n.db");
+        let store = Writer::start(&db, linger, 5, heard.clone()).unwrap();
+        let acknowledged = |n: usize| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while heard.0.lock().unwrap().0.len() < n {
+                assert!(Instant::now() < deadline, "waited for {n} acknowledgements");
+                std::thread::yield_now();
+            }
+        };
+        let send = |ts: i64| {
+            let r = reading(ts, &[(Field::Power, 1.0)], TimeSource::Device);
+            store.try_append(append(vec![r], 1)).unwrap();
+        };
+        (0..4).for_each(send);
+        let before = store.gauges().turns.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            store.nudge();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while store.gauges().turns.load(Ordering::Relaxed) < before + 3 {
+            assert!(Instant::now() < deadline, "a nudge must make it turn");
+            std::thread::yield_now();
+        }
+        // A chore is done meanwhile and ends nothing either.
+        block_on(store.checkpoint()).unwrap();
+        assert_eq!(store.gauges().commits.load(Ordering::Relaxed), 0);
+        send(4);
+        acknowledged(5);
+        assert_eq!(store.gauges().commits.load(Ordering::Relaxed), 1);
+        block_on(store.stop());
+    }
+
+    #[test]
+    fn while_held_nothing_is_acknowledged_and_chores_are_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, heard) = start(dir.path());
+        store.gauges().hold.store(true, Ordering::Relaxed);
+        let r = reading(1, &[(Field::Power, 1.0)], TimeSource::Device);
+        store.try_append(append(vec![r], 7)).unwrap();
+        for at in 0..3 {
+            let noted = store.note_event(TimestampMs(at), "x", "while held".into());
+            block_on(noted).unwrap();
+        }
+        assert!(heard.0.lock().unwrap().0.is_empty());
+        store.gauges().hold.store(false, Ordering::Relaxed);
+        block_on(store.stop());
+        assert_eq!(heard.0.lock().unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn damage_ends_the_writer_without_an_acknowledgement() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, heard) = start(dir.path());
+        let told: Result<(), _> = block_on(store.run("stumble over damage", |_| {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            Err(rusqlite::Error::SqliteFailure(code, None))
+        }));
+        assert!(told.unwrap_err().is_damage());
+        let r = reading(1, &[(Field::Power, 1.0)], TimeSource::Device);
+        let _ = store.try_append(append(vec![r], 7));
+        assert!(!block_on(store.stop()), "it counts as closed in order");
+        assert!(heard.0.lock().unwrap().0.is_empty());
+    }
+
+    #[test]
     fn a_failing_commit_acknowledges_nothing_until_it_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let (store, heard) = start(dir.path());
