@@ -5,6 +5,8 @@
 
 mod backtest;
 mod commands;
+mod disk;
+mod disk_full;
 mod faults;
 mod intake;
 mod learning;

@@ -2,6 +2,7 @@
 
 mod run;
 mod show;
+mod snapshot;
 pub(crate) mod tables;
 mod train;
 
@@ -75,6 +76,10 @@ enum Verb {
     Models(ModelsArgs),
     /// The newest forecast of each device
     Forecast(ForecastArgs),
+    /// Copy the store, verified, while it runs
+    Snapshot(snapshot::SnapshotArgs),
+    /// Put a snapshot in place of the store; the daemon must not run
+    Restore(snapshot::RestoreArgs),
     /// Judge the learner on recorded data
     Backtest(crate::backtest::BacktestArgs),
     /// Publish simulated trackers
@@ -216,6 +221,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Runs(args) => show::runs(&config()?, args),
         Verb::Models(args) => show::models(&config()?, args),
         Verb::Forecast(args) => show::forecast(&config()?, args),
+        Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
+        Verb::Restore(args) => snapshot::restore(&config()?, &args),
         Verb::Backtest(args) => {
             let reports = crate::backtest::run(&args)?;
             if args.json {
@@ -262,10 +269,13 @@ fn load(path: Option<&Path>) -> Result<Config, Failure> {
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // One thread for everything that waits; what computes has threads or processes of its own.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(work)
+        .build()?;
+    let done = runtime.block_on(work);
+    // A snapshot in the making must not hold up the end; half of one is cleared away by the next.
+    runtime.shutdown_background();
+    done
 }
 
 #[cfg(test)]

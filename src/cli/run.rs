@@ -30,8 +30,13 @@ pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
             refusal: Refusal::default(),
         },
     };
-    block_on(async { service.run(config).await.map_err(Failure::from) })?;
-    Ok(Exit::Done)
+    let counts = block_on(async { service.run(config).await.map_err(Failure::from) })?;
+    // A failure, so that every service manager starts it again.
+    Ok(if counts.damaged {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
 }
 
 /// systemd's folder of credentials, if there is one.
@@ -42,6 +47,7 @@ fn credentials() -> Option<PathBuf> {
 /// Tells systemd, where it listens.
 fn tell(word: Word<'_>) {
     let told = match word {
+        Word::Starting => sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(60_000_000)]),
         Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Word::Reloading => NotifyState::monotonic_usec_now()
             .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),

@@ -21,11 +21,16 @@ pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
 /// Overrides are `NIGHTWATT_SECTION__KEY`; a variable without the double underscore is not one.
 const ENV_PREFIX: &str = "NIGHTWATT_";
 
+const MB: u64 = 1_000_000;
+
 /// Every number that has limits: key, least, greatest, unit.
 const RANGES: &[(&str, f64, f64, &str)] = &[
     ("mqtt.keep_alive_s", 5.0, 3600.0, "seconds"),
     ("mqtt.max_age_days", 1.0, 36_500.0, "days"),
     ("store.linger_ms", 0.0, 60_000.0, "milliseconds"),
+    ("store.keep_days", 0.0, 36_500.0, "days (0: for ever)"),
+    ("store.reserve_mb", 0.0, 4096.0, "MB"),
+    ("store.low_disk_mb", 1.0, 1_000_000.0, "MB"),
     ("site.latitude", -90.0, 90.0, "degrees north"),
     ("site.longitude", -180.0, 180.0, "degrees east"),
     ("training.lookback_days", 3.0, 3650.0, "days"),
@@ -143,6 +148,16 @@ impl Config {
     pub fn linger(&self) -> Duration {
         Duration::from_millis(u64::from(self.store.linger_ms))
     }
+
+    /// Size of the reserve.
+    pub fn reserve_bytes(&self) -> u64 {
+        u64::from(self.store.reserve_mb) * MB
+    }
+
+    /// Below this much free space the disk is low.
+    pub fn low_disk_bytes(&self) -> u64 {
+        u64::from(self.store.low_disk_mb) * MB
+    }
 }
 
 fn from_table(table: Table) -> Result<Config, ConfigError> {
@@ -225,6 +240,19 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
         return refuse(
             "training.lookback_days",
             "must be more than min_days and holdback_days together",
+        );
+    }
+    let store = &config.store;
+    if store.keep_days != 0 && store.keep_days < training.lookback_days {
+        return refuse(
+            "store.keep_days",
+            "must be at least training.lookback_days, or 0 for ever",
+        );
+    }
+    if store.low_disk_mb <= store.reserve_mb / 2 {
+        return refuse(
+            "store.low_disk_mb",
+            "must be more than half of store.reserve_mb",
         );
     }
     Ok(())

@@ -96,6 +96,12 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How long a commit waits for company; larger means fewer writes to an SD card.
     pub linger_ms: u32,
+    /// Days of readings and forecasts kept; 0 for ever. Hourly means stay for good.
+    pub keep_days: u32,
+    /// Size of the file that is given up when the disk is full; 0 for none.
+    pub reserve_mb: u32,
+    /// Below this much free space old readings go early.
+    pub low_disk_mb: u32,
 }
 
 impl Default for StoreConfig {
@@ -103,6 +109,9 @@ impl Default for StoreConfig {
         Self {
             path: "/var/lib/nightwatt/nightwatt.db".into(),
             linger_ms: 0,
+            keep_days: 400,
+            reserve_mb: 64,
+            low_disk_mb: 256,
         }
     }
 }

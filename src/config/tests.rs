@@ -94,6 +94,14 @@ fn errors_name_key_value_and_range() {
             "[training]\nlookback_days = 5",
             ["training.lookback_days", "5", "min_days"],
         ),
+        (
+            "[store]\nkeep_days = 179",
+            ["store.keep_days", "179", "lookback_days"],
+        ),
+        (
+            "[store]\nreserve_mb = 1000",
+            ["store.low_disk_mb", "half", "reserve_mb"],
+        ),
     ] {
         let said = refused(text, &[]);
         for part in parts {

@@ -1,6 +1,7 @@
 //! The composition root: opens everything, starts it, waits, and stops it in the order that loses nothing.
 
 pub mod forecasts;
+mod housekeeping;
 mod nights;
 pub mod reload;
 
@@ -19,12 +20,17 @@ use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
 use crate::night::Mode;
+use crate::reading::TimestampMs;
 use crate::schedule;
 use crate::shutdown::Shutdown;
 use crate::status::{self, DaemonStatus, Status};
+use crate::store::recover::{self, Found};
+use crate::store::snapshot::Snapshot;
+use crate::store::space::{self, Reserve};
 use crate::store::{Reader, Store, StoreError, StoreLock, Writer};
 use crate::trainer::Trigger;
 use forecasts::Forecasts;
+use housekeeping::{Disk, Housekeeping};
 use nights::Nights;
 use reload::Refusal;
 
@@ -63,6 +69,8 @@ pub struct Counts {
     pub committed: u64,
     /// Rows that were new.
     pub rows: u64,
+    /// The database was found damaged; the next start sees to it.
+    pub damaged: bool,
 }
 
 /// What the daemon takes from its surroundings.
@@ -93,15 +101,17 @@ pub struct Daemon {
     serving: JoinHandle<std::io::Result<()>>,
     forecasting: JoinHandle<()>,
     training: JoinHandle<()>,
+    housekeeping: JoinHandle<()>,
     station: Arc<RunningStation>,
-    _lock: StoreLock,
+    lock: Arc<StoreLock>,
 }
 
 impl Daemon {
     /// Opens the store, the socket and the connections, and starts every task.
     pub async fn start(config: Config, around: Surroundings) -> Result<Self, DaemonError> {
         let config = Arc::new(config);
-        let lock = StoreLock::acquire(&config.store.path)?;
+        let lock = Arc::new(StoreLock::acquire(&config.store.path)?);
+        let found = ensure_sound(&config, &lock, around.clock.now()).await?;
         let credentials = around.credentials.as_deref();
         let prefix = config.mqtt.topic_prefix.as_str();
         let shared = Arc::new(IntakeShared::default());
@@ -122,7 +132,15 @@ impl Daemon {
             config.linger(),
             usize::from(RECEIVE_MAXIMUM),
             acknowledger,
-        )?;
+        )
+        .or_else(|error| {
+            if error.is_damage() {
+                lock.mark_damaged()?;
+            }
+            Err(error)
+        })?;
+        lock.mark_running()?;
+        announce(&found);
         let interrupted = store.close_interrupted_runs(around.clock.now()).await?;
         if interrupted > 0 {
             tracing::warn!(
@@ -175,7 +193,18 @@ impl Daemon {
             requests.clone(),
             swaps_tx,
         );
+        let disk = Arc::<Disk>::default();
+        let housekeeping = Housekeeping {
+            config: config.clone(),
+            store: store.clone(),
+            clock: around.clock.clone(),
+            shutdown: around.shutdown.clone(),
+            lock: lock.clone(),
+            training: nights.running(),
+            disk: disk.clone(),
+        };
         let station = Arc::new(RunningStation {
+            disk,
             config: config.clone(),
             clock: around.clock.clone(),
             started: Instant::now(),
@@ -191,6 +220,7 @@ impl Daemon {
             serving: tokio::spawn(server::serve(listener, station.clone())),
             forecasting: tokio::spawn(forecasts.run(around.shutdown.clone())),
             training: tokio::spawn(nights.run()),
+            housekeeping: tokio::spawn(housekeeping.run()),
             config,
             shutdown: around.shutdown,
             store,
@@ -198,7 +228,7 @@ impl Daemon {
             intake_sender,
             publisher,
             station,
-            _lock: lock,
+            lock,
         };
         tracing::info!(
             store = %daemon.config.store.path.display(),
@@ -261,7 +291,16 @@ impl Daemon {
         self.shared.stop_taking();
         within(TRAINER_LIMIT, "the training run", self.training).await;
         within(TRAINER_LIMIT, "the forecaster", self.forecasting).await;
-        within(COMMIT_LIMIT, "the last commit", self.store.stop()).await;
+        within(TRAINER_LIMIT, "housekeeping", self.housekeeping).await;
+        let closed = within(COMMIT_LIMIT, "the last commit", self.store.stop()).await;
+        if closed == Some(true)
+            && let Err(error) = self.lock.mark_clean(&self.config.store.path)
+        {
+            tracing::warn!(
+                "the next start will check the database: {}",
+                crate::errors::chain(&error)
+            );
+        }
         self.publisher.availability("offline");
         within(GOODBYE_LIMIT, "the last publishes", self.publisher.finish()).await;
         self.intake_sender.disconnect();
@@ -275,6 +314,7 @@ impl Daemon {
             received: self.shared.received.load(Ordering::SeqCst),
             committed: gauges.messages.load(Ordering::SeqCst),
             rows: gauges.rows.load(Ordering::SeqCst),
+            damaged: gauges.damaged.load(Ordering::SeqCst),
         };
         tracing::info!(
             received = counts.received,
@@ -288,16 +328,60 @@ impl Daemon {
     }
 }
 
-async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) {
-    if tokio::time::timeout(limit, work).await.is_err() {
+async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> Option<T> {
+    let done = tokio::time::timeout(limit, work).await.ok();
+    if done.is_none() {
         tracing::warn!(
             limit_ms = limit.as_millis() as u64,
             "{what} did not end in time"
         );
     }
+    done
+}
+
+/// [`recover::ensure_sound`] on a thread of its own: the check reads the whole file, and meanwhile
+/// systemd has to hear that the start goes on.
+async fn ensure_sound(
+    config: &Arc<Config>,
+    lock: &Arc<StoreLock>,
+    now: TimestampMs,
+) -> Result<Found, DaemonError> {
+    let (config, lock) = (config.clone(), lock.clone());
+    let check = move || {
+        let db = &config.store.path;
+        let reserve = Reserve::beside(db, config.reserve_bytes());
+        let marks = reserve.marks(config.low_disk_bytes());
+        if space::free_bytes(db.parent().unwrap_or(db)).is_some_and(|f| f < marks.full_bytes) {
+            // Opening needs a log and its index: on a full disk only the reserve has room for them.
+            reserve.release()?;
+        }
+        recover::ensure_sound(db, &lock, now)
+    };
+    match tokio::task::spawn_blocking(check).await {
+        Ok(found) => Ok(found?),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn announce(found: &Found) {
+    match found {
+        Found::Clean => {}
+        Found::Sound(ms) => {
+            tracing::info!(ms, "not stopped in order last time; the database is sound")
+        }
+        Found::Replaced(said) => tracing::error!("{said}"),
+    }
+}
+
+/// Bytes this process has caused to be written to disks.
+fn written_bytes() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "))?;
+    line.parse().ok()
 }
 
 struct RunningStation {
+    disk: Arc<Disk>,
     config: Arc<Config>,
     clock: Arc<dyn Clock>,
     started: Instant,
@@ -317,7 +401,7 @@ impl Station for RunningStation {
             .enabled
             .then(|| {
                 let reader = Reader::open(&self.config.store.path).ok()?;
-                let since = nights::since(&reader, now).ok()?;
+                let since = nights::since(&reader, "training", now).ok()?;
                 schedule::next(&training.schedule, self.config.site.zone(), since, now)
             })
             .flatten();
@@ -332,6 +416,8 @@ impl Station for RunningStation {
             rejects: gauges.rejects.load(Ordering::Relaxed),
             doubtful_times: gauges.doubtful.load(Ordering::Relaxed),
             store_failing: gauges.failing.load(Ordering::Relaxed),
+            disk: self.disk.level(),
+            written_bytes: written_bytes(),
             training: self.training.load(Ordering::Relaxed),
             next_night,
             reload_refused: self.refusal.reason(),
@@ -343,6 +429,12 @@ impl Station for RunningStation {
             clock::plausible(now),
         )
         .map_err(|e| crate::errors::chain(&e))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        self.disk
+            .snapshot(&self.store, &self.config, self.clock.now())
+            .map_err(|e| crate::errors::chain(&e))
     }
 
     fn retrain(&self, mode: Option<Mode>) -> bool {

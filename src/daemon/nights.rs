@@ -95,10 +95,14 @@ impl Nights {
     }
 }
 
-/// The nominal moment after which the next occurrence counts: that of the last run, else the first
+/// The nominal moment after which the next occurrence counts: that of the last run of this kind, else the first
 /// reading, else now.
-pub(super) fn since(reader: &Reader, now: TimestampMs) -> Result<TimestampMs, StoreError> {
-    Ok(match reader.last_nominal()? {
+pub(super) fn since(
+    reader: &Reader,
+    kind: &str,
+    now: TimestampMs,
+) -> Result<TimestampMs, StoreError> {
+    Ok(match reader.last_nominal(kind)? {
         Some(last) => last,
         None => reader.totals()?.oldest.unwrap_or(now),
     })
@@ -132,7 +136,7 @@ fn look(station: &Station, requests: &flume::Sender<Trigger>) -> Result<(), Stor
         return Ok(());
     }
     let reader = Reader::open(&station.config.store.path)?;
-    let since = since(&reader, now)?;
+    let since = since(&reader, "training", now)?;
     if let Some(due) = schedule::due(&training.schedule, station.config.site.zone(), since, now) {
         // Full means that one is queued, which will do.
         let _ = requests.try_send(Trigger::Scheduled(due));

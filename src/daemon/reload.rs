@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{Daemon, DaemonError, Surroundings};
+use super::{Counts, Daemon, DaemonError, Surroundings};
 use crate::config::{Config, ConfigError};
 use crate::errors::chain;
 use crate::mqtt::link::{LinkError, LinkOptions};
@@ -23,9 +23,14 @@ const DESCRIBE_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether the training run that a reload waits for is over.
 const TRAINING_LOOK: Duration = Duration::from_millis(500);
 
+/// How often a start that takes long asks for more time.
+const EXTEND_EVERY: Duration = Duration::from_secs(20);
+
 /// What a service manager is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word<'a> {
+    /// The start is going on, and may go on for another minute.
+    Starting,
     /// Everything stands.
     Ready,
     /// A new configuration is being looked at; [`Word::Ready`] follows.
@@ -91,13 +96,16 @@ where
     Tell: Fn(Word<'_>),
 {
     /// Runs the daemon with `config`, and with what later replaces it, until the shutdown.
-    pub async fn run(self, mut config: Config) -> Result<(), DaemonError> {
+    pub async fn run(self, mut config: Config) -> Result<Counts, DaemonError> {
         let (mut daemon, mut stop) = self.start(&config).await?;
         (self.tell)(Word::Ready);
-        while let Some(next) = self.until_changed(&daemon).await {
+        while let Some(next) = self.until_changed(&daemon, &stop).await {
             (self.tell)(Word::Reloading);
             stop.begin();
-            daemon.finish(|| ()).await;
+            let counts = daemon.finish(|| ()).await;
+            if counts.damaged {
+                return Ok(counts);
+            }
             // The end may have taken its time, and so may the start.
             (self.tell)(Word::Alive);
             let refused = match self.start(&next).await {
@@ -114,8 +122,7 @@ where
             self.conclude(&daemon, refused);
         }
         stop.begin();
-        daemon.finish(|| (self.tell)(Word::Stopping)).await;
-        Ok(())
+        Ok(daemon.finish(|| (self.tell)(Word::Stopping)).await)
     }
 
     async fn start(&self, config: &Config) -> Result<(Daemon, Shutdown), DaemonError> {
@@ -124,11 +131,23 @@ where
             shutdown: shutdown.clone(),
             ..self.around.clone()
         };
-        Ok((Daemon::start(config.clone(), around).await?, shutdown))
+        // The check after a power cut may take longer than a service manager would wait.
+        let starting = async {
+            loop {
+                (self.tell)(Word::Starting);
+                tokio::time::sleep(EXTEND_EVERY).await;
+            }
+        };
+        let daemon = tokio::select! {
+            started = Daemon::start(config.clone(), around) => started?,
+            () = starting => unreachable!("it never ends"),
+        };
+        Ok((daemon, shutdown))
     }
 
-    /// Waits for a configuration to replace the one in force with; `None` at the shutdown.
-    async fn until_changed(&self, daemon: &Daemon) -> Option<Config> {
+    /// Waits for a configuration to replace the one in force with; `None` at the shutdown, the
+    /// service's or the daemon's own.
+    async fn until_changed(&self, daemon: &Daemon, stop: &Shutdown) -> Option<Config> {
         let renew = Notify::new();
         let describing = self.describe(daemon, &renew);
         let watching = async {
@@ -143,6 +162,7 @@ where
         loop {
             tokio::select! {
                 () = self.around.shutdown.begun() => return None,
+                () = stop.begun() => return None,
                 () = self.hangup.heard() => {
                     (self.tell)(Word::Reloading);
                     waiting = match self.load_usable() {

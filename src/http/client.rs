@@ -49,6 +49,17 @@ pub async fn request(
     path: &str,
     body: String,
 ) -> Result<serde_json::Value, ClientError> {
+    request_within(TIMEOUT, socket, method, path, body).await
+}
+
+/// [`request`], with another limit of time.
+pub async fn request_within(
+    limit: Duration,
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<serde_json::Value, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::NotRunning {
@@ -84,9 +95,9 @@ pub async fn request(
         );
         answer
     };
-    let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+    let (status, body) = tokio::time::timeout(limit, exchange)
         .await
-        .map_err(|_| failed(format!("no answer within {} s", TIMEOUT.as_secs())))?
+        .map_err(|_| failed(format!("no answer within {} s", limit.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
     let value: serde_json::Value =
         serde_json::from_slice(&body).map_err(|e| failed(e.to_string()))?;

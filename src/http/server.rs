@@ -4,6 +4,7 @@
 //! |--------|-----------------------|----------------------------------------------------|
 //! | GET    | `/api/status`         | everything `nightwatt status` shows                |
 //! | POST   | `/api/ml/retrain`     | train now (`?mode=full`); 202, queued once where a run is going on |
+//! | POST   | `/api/store/snapshot` | take a snapshot; answers when it is verified        |
 //!
 //! Errors are problem details (RFC 9457).
 
@@ -23,11 +24,14 @@ use tokio::net::UnixListener;
 
 use crate::night::Mode;
 use crate::status::Status;
+use crate::store::snapshot::Snapshot;
 
 /// What the routes need from the daemon.
 pub trait Station: Send + Sync + 'static {
     /// What is going on; reads the database, so it may take milliseconds.
     fn status(&self) -> Result<Status, String>;
+    /// Takes a snapshot of the store; may take minutes.
+    fn snapshot(&self) -> Result<Snapshot, String>;
     /// Asks for a training run, of the configured mode or of this; false where one is queued already.
     fn retrain(&self, mode: Option<Mode>) -> bool;
 }
@@ -58,6 +62,7 @@ pub async fn serve(listener: UnixListener, station: Arc<dyn Station>) -> io::Res
     let router = Router::new()
         .route("/api/status", get(status))
         .route("/api/ml/retrain", post(retrain))
+        .route("/api/store/snapshot", post(snapshot))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path") })
         .with_state(station);
     axum::serve(listener, router).await
@@ -71,6 +76,14 @@ async fn status(State(station): State<Arc<dyn Station>>) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the status could not be put together",
         ),
+    }
+}
+
+async fn snapshot(State(station): State<Arc<dyn Station>>) -> Response {
+    match tokio::task::spawn_blocking(move || station.snapshot()).await {
+        Ok(Ok(snapshot)) => Json(snapshot).into_response(),
+        Ok(Err(detail)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &detail),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the snapshot broke off"),
     }
 }
 

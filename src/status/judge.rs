@@ -3,25 +3,28 @@
 use super::screen::{ago, span};
 use super::{DaemonStatus, HOUR_MS, Level, Status, Verdict};
 use crate::store::RunOutcome;
+use crate::store::space::DiskLevel;
 
 /// Devices that have been silent this long are worth a word.
 const STALE_MS: i64 = HOUR_MS;
 /// Too few settled forecasts say nothing about skill.
 const SKILL_NEEDS: i64 = 100;
-const LOW_DISK_BYTES: u64 = 200_000_000;
 
 /// What can be wrong with a running station, the most serious first.
 const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
+    disk_full,
     store_failing,
     not_connected,
     subscription_refused,
     clock_impossible,
     reload_refused,
+    was_damaged,
     nothing_stored_yet,
     disk_nearly_full,
     silence,
     doubtful_times,
     last_night_failed,
+    last_housekeeping_failed,
     no_skill,
 ];
 
@@ -60,6 +63,16 @@ fn not_running(s: &Status) -> Verdict {
         format!("the daemon is not running; {seen}"),
         "systemctl start nightwatt (or: nightwatt run)",
     )
+}
+
+fn disk_full(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    (daemon.disk == DiskLevel::Full).then(|| {
+        finding(
+            Level::Down,
+            "the disk is full: nothing is stored; the broker keeps the readings meanwhile",
+            "free some space; nightwatt goes on by itself",
+        )
+    })
 }
 
 fn store_failing(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
@@ -126,12 +139,23 @@ fn nothing_stored_yet(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     })
 }
 
-fn disk_nearly_full(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
-    let low = s.disk_free_bytes.is_some_and(|free| free < LOW_DISK_BYTES);
-    low.then(|| {
+fn was_damaged(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let kept = s.kept_damaged.last()?;
+    Some(finding(
+        Level::Attention,
+        format!(
+            "a damaged database was replaced; kept as {}",
+            kept.display()
+        ),
+        "docs/storage.md: mend or remove the kept file; check the disk",
+    ))
+}
+
+fn disk_nearly_full(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    (daemon.disk == DiskLevel::Low).then(|| {
         finding(
             Level::Attention,
-            "the disk is nearly full",
+            "the disk is nearly full: old readings are removed early",
             "free some space",
         )
     })
@@ -167,6 +191,18 @@ fn last_night_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
             Level::Attention,
             format!("the last night failed: {why}"),
             "nightwatt train, and nightwatt runs for the details",
+        )
+    })
+}
+
+fn last_housekeeping_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let run = s.housekeeping.as_ref()?;
+    let why = run.reason.as_deref().unwrap_or("no reason was noted");
+    matches!(run.outcome, Some(RunOutcome::Failed | RunOutcome::Skipped)).then(|| {
+        finding(
+            Level::Attention,
+            format!("the last housekeeping: {why}"),
+            "nightwatt snapshot, once there is room",
         )
     })
 }

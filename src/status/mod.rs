@@ -13,6 +13,9 @@ pub use screen::render;
 
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
+use crate::store::recover::kept_damaged;
+use crate::store::snapshot;
+use crate::store::space::{DiskLevel, free_bytes};
 use crate::store::{
     EventRow, ForecastRow, LiveAccuracy, ModelRow, Reader, RunRow, StoreError, StoreTotals,
 };
@@ -22,6 +25,10 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// Live accuracy is counted over this long.
 const ACCURACY_MS: i64 = 7 * DAY_MS;
 const RECENT_EVENTS: usize = 5;
+/// Growth of the database is taken from so long.
+const GROWTH_MS: i64 = 30 * DAY_MS;
+/// Stands for "more than a year".
+const DAYS_CAP: u32 = 366;
 
 /// What only a running daemon knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +53,12 @@ pub struct DaemonStatus {
     pub doubtful_times: u64,
     /// True while commits fail.
     pub store_failing: bool,
+    /// How much room there is on the disk.
+    #[serde(default)]
+    pub disk: DiskLevel,
+    /// Bytes the daemon (without training) has caused to be written since start.
+    #[serde(default)]
+    pub written_bytes: Option<u64>,
     /// A training run is going on.
     pub training: bool,
     /// When the next one is due.
@@ -73,6 +86,18 @@ pub struct Status {
     pub store: StoreTotals,
     /// Free space on its file system, bytes.
     pub disk_free_bytes: Option<u64>,
+    /// MB the daemon writes in a day, from an hour after its start.
+    #[serde(default)]
+    pub written_mb_per_day: Option<f64>,
+    /// Days until the disk is low at the growth of the last 30 days, 366 for more than a year.
+    #[serde(default)]
+    pub disk_days_left: Option<u32>,
+    /// Damaged databases that were moved aside and are still there.
+    #[serde(default)]
+    pub kept_damaged: Vec<PathBuf>,
+    /// The last housekeeping.
+    #[serde(default)]
+    pub housekeeping: Option<RunRow>,
     /// Each device's newest reading: name, time, power in W.
     pub devices: Vec<(DeviceId, TimestampMs, Option<f64>)>,
     /// Each device's newest forecast.
@@ -127,25 +152,43 @@ pub fn gather(
         now,
         clock_plausible,
         verdict: Verdict::default(),
+        written_mb_per_day: daemon.as_ref().and_then(|d| written_mb_per_day(d, now)),
         daemon,
         store_path: store_path.to_owned(),
         store: reader.totals()?,
-        disk_free_bytes: disk_free_bytes(store_path),
+        disk_free_bytes: free_bytes(store_path),
+        disk_days_left: None,
+        kept_damaged: kept_damaged(store_path),
+        housekeeping: reader.last_run("housekeeping")?,
         devices: reader.latest()?,
         forecasts: reader.latest_forecasts()?,
         model: reader.live_model_row()?,
         skill: accuracy.skill(),
         accuracy,
-        last_run: reader.runs(1)?.pop(),
+        last_run: reader.last_run("training")?,
         events: reader.events(RECENT_EVENTS)?,
     };
+    let then = reader.size_since(now.plus_ms(-GROWTH_MS))?;
+    status.disk_days_left = then
+        .zip(status.disk_free_bytes)
+        .and_then(|(then, free)| disk_days_left(then, (now, status.store.database_bytes), free));
     status.verdict = judge(&status);
     Ok(status)
 }
 
-fn disk_free_bytes(path: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    Some(stat.f_bavail * stat.f_frsize)
+/// What has been written, as a day's worth; less than an hour says nothing about a day.
+fn written_mb_per_day(daemon: &DaemonStatus, now: TimestampMs) -> Option<f64> {
+    let up_ms = now.0 - daemon.started.0;
+    let written = daemon.written_bytes.filter(|_| up_ms >= HOUR_MS)?;
+    Some(written as f64 / 1e6 * DAY_MS as f64 / up_ms as f64)
+}
+
+/// Days until `free` bytes are used up at the growth between two sizes of the database, each snapshot
+/// growing with it; [`DAYS_CAP`] for more than a year. None where they are less than a day apart.
+fn disk_days_left(then: (TimestampMs, u64), now: (TimestampMs, u64), free: u64) -> Option<u32> {
+    let days = (now.0.0 - then.0.0) as f64 / DAY_MS as f64;
+    let grown = now.1.saturating_sub(then.1) as f64 * (1 + snapshot::KEEP) as f64;
+    (days >= 1.0).then(|| (free as f64 * days / grown.max(1.0)).min(f64::from(DAYS_CAP)) as u32)
 }
 
 #[cfg(test)]

@@ -60,6 +60,9 @@ pub fn render(s: &Status) -> String {
         ),
     }
     line("store", store_line(s));
+    if let Some(text) = disk_line(s) {
+        line("disk", text);
+    }
     if !s.store.rejects.is_empty() {
         let reasons: Vec<String> = s
             .store
@@ -118,6 +121,18 @@ fn store_line(s: &Status) -> String {
         let _ = write!(text, ", {} free", size(free));
     }
     text
+}
+
+fn disk_line(s: &Status) -> Option<String> {
+    let written = s
+        .written_mb_per_day
+        .map(|mb| format!("{mb:.1} MB written a day"));
+    let left = s.disk_days_left.map(|days| match days {
+        366.. => "room for more than a year".into(),
+        days => format!("room for {days} days"),
+    });
+    let words: Vec<String> = written.into_iter().chain(left).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn forecast_words(f: &ForecastRow) -> String {

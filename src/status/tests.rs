@@ -24,12 +24,53 @@ fn healthy() -> Status {
     }
 }
 
+fn skipped(reason: &str) -> RunRow {
+    RunRow {
+        run_id: 1,
+        kind: "housekeeping".into(),
+        mode: "full".into(),
+        trigger: "schedule".into(),
+        nominal: None,
+        started: TimestampMs(0),
+        ended: None,
+        outcome: Some(crate::store::RunOutcome::Skipped),
+        reason: Some(reason.into()),
+        report: None,
+    }
+}
+
+#[test]
+fn a_day_of_writing_is_told_after_an_hour() {
+    let daemon = DaemonStatus {
+        written_bytes: Some(10_000_000),
+        ..DaemonStatus::default()
+    };
+    assert_eq!(written_mb_per_day(&daemon, TimestampMs(HOUR_MS - 1)), None);
+    let two_hours = TimestampMs(2 * HOUR_MS);
+    assert_eq!(written_mb_per_day(&daemon, two_hours), Some(120.0));
+}
+
+#[test]
+fn days_of_disk_left_count_the_snapshots_and_stop_at_a_year() {
+    let day = |n: i64| TimestampMs(n * DAY_MS);
+    let left = |then, now, free| disk_days_left(then, now, free);
+    // 10 MB a day, three times over: 900 MB last 30 days.
+    let (then, now) = ((day(0), 100_000_000), (day(10), 200_000_000));
+    assert_eq!(left(then, now, 900_000_000), Some(30));
+    assert_eq!(left(then, (day(10), 90_000_000), 1 << 30), Some(DAYS_CAP));
+    assert_eq!(left(then, (day(10), 100_000_001), 1 << 40), Some(DAYS_CAP));
+    assert_eq!(
+        left(then, (TimestampMs(DAY_MS - 1), 200_000_000), 1 << 30),
+        None
+    );
+}
+
 type Break = fn(&mut Status);
 
 #[test]
 fn the_verdict_names_the_most_serious_trouble() {
     assert_eq!(judge(&healthy()).level, Level::Ok);
-    let cases: [(Break, Level, &str); 7] = [
+    let cases: [(Break, Level, &str); 11] = [
         (|s| s.daemon = None, Level::Down, "not running"),
         (
             |s| s.daemon.as_mut().unwrap().store_failing = true,
@@ -40,6 +81,26 @@ fn the_verdict_names_the_most_serious_trouble() {
             |s| s.daemon.as_mut().unwrap().intake.connected = false,
             Level::Down,
             "mqtt://b",
+        ),
+        (
+            |s| s.daemon.as_mut().unwrap().disk = DiskLevel::Full,
+            Level::Down,
+            "disk is full",
+        ),
+        (
+            |s| s.daemon.as_mut().unwrap().disk = DiskLevel::Low,
+            Level::Attention,
+            "removed early",
+        ),
+        (
+            |s| s.kept_damaged = vec!["n.db.corrupt-x".into()],
+            Level::Attention,
+            "n.db.corrupt-x",
+        ),
+        (
+            |s| s.housekeeping = Some(skipped("no room for a snapshot")),
+            Level::Attention,
+            "no room for a snapshot",
         ),
         (|s| s.clock_plausible = false, Level::Attention, "clock"),
         (|s| s.store.newest = None, Level::Attention, "first reading"),

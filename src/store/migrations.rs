@@ -67,6 +67,24 @@ const STEPS: &[&str] = &[
     ) WITHOUT ROWID;
     CREATE INDEX forecast_unsettled ON forecast (target_ms) WHERE settled = 0;
     ",
+    // 2: what stays of readings for good: per hour and device the number of readings, the mean of each
+    // field, least and greatest power. `sealed`: its readings are gone, so it is only ever added to.
+    "
+    CREATE TABLE reading_hour (
+        hour_ms INTEGER NOT NULL,
+        device_no INTEGER NOT NULL REFERENCES device,
+        n INTEGER NOT NULL,
+        sealed INTEGER NOT NULL,
+        servo_angle REAL, lux REAL, voltage REAL, current REAL,
+        power REAL, temperature REAL, humidity REAL, fan_on REAL,
+        power_min REAL, power_max REAL,
+        PRIMARY KEY (hour_ms, device_no)
+    ) WITHOUT ROWID;
+    CREATE VIEW telemetry_hourly AS
+        SELECT device_id, hour_ms, n AS readings, servo_angle, lux, voltage, current, power,
+               temperature, humidity, fan_on, power_min, power_max
+        FROM reading_hour JOIN device USING (device_no);
+    ",
 ];
 
 /// The newest schema this binary knows.

@@ -19,13 +19,18 @@ mod migrations;
 mod models;
 mod open;
 mod read;
+pub mod recover;
+mod retention;
 mod rows;
 mod runs;
+pub mod snapshot;
+pub mod space;
 mod writer;
 
 pub use migrations::SCHEMA_VERSION;
 pub use open::StoreLock;
 pub use read::{NamedSample, Reader, Samples};
+pub use retention::Removed;
 pub use rows::{
     EventRow, ForecastRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount, RunOutcome,
     RunRow, Sample, StoreTotals,
@@ -101,6 +106,27 @@ pub enum StoreError {
         /// What was attempted.
         action: &'static str,
     },
+    /// Too little room for a copy.
+    #[error(
+        "no room for {what}: it needs {} MB, and {} MB are free",
+        needed_bytes.div_ceil(1_000_000), free_bytes / 1_000_000
+    )]
+    NoRoom {
+        /// What was to be written.
+        what: &'static str,
+        /// Room it would need, spare room included, bytes.
+        needed_bytes: u64,
+        /// What there is, bytes.
+        free_bytes: u64,
+    },
+    /// A file is no sound database of ours.
+    #[error("{} is not a sound nightwatt database: {why}", path.display())]
+    Unsound {
+        /// Which file.
+        path: PathBuf,
+        /// What SQLite says.
+        why: String,
+    },
     /// A stored value cannot be what it should be.
     #[error("the store holds {what} that cannot be read: {why}")]
     Damaged {
@@ -109,6 +135,13 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl StoreError {
+    /// Whether SQLite says that the file itself is damaged.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Sql { source, .. } if writer::is_damage(source))
+    }
 }
 
 /// Names the action of a failed statement.

@@ -1,6 +1,7 @@
 //! Opens the database the one way that keeps its promises: locked, WAL, FULL, read back.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,14 +9,30 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{StoreError, migrations, sql};
 
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// SQLite before 3.51.3 can corrupt a WAL database when two connections checkpoint at once.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Held for as long as this process may write to the store; the lock goes with the process.
+///
+/// The lock file's text is the mark that tells the next start how the last one ended.
 #[derive(Debug)]
 pub struct StoreLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+/// How the last use of the store ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// There was none.
+    Unused,
+    /// In order, and the database had this size and time of change.
+    Clean(String),
+    /// It did not end: a crash, a power cut, a kill.
+    Running,
+    /// SQLite had found damage.
+    Damaged,
 }
 
 impl StoreLock {
@@ -29,11 +46,12 @@ impl StoreLock {
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&lock)
             .map_err(|source| file_error("open the lock", &lock, source))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file, path: lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
                 path: db.to_owned(),
                 lock,
@@ -41,6 +59,53 @@ impl StoreLock {
             Err(TryLockError::Error(source)) => Err(file_error("lock", &lock, source)),
         }
     }
+
+    /// From here on the store counts as in use: an end without [`StoreLock::mark_clean`] was none.
+    pub fn mark_running(&self) -> Result<(), StoreError> {
+        self.write_mark("running")
+    }
+
+    /// The store `db` was closed in order.
+    pub fn mark_clean(&self, db: &Path) -> Result<(), StoreError> {
+        let state = file_state(db).map_err(|e| file_error("look at", db, e))?;
+        self.write_mark(&format!("clean {state}"))
+    }
+
+    /// SQLite has found damage: the next start looks at every page and at every index.
+    pub fn mark_damaged(&self) -> Result<(), StoreError> {
+        self.write_mark("damaged")
+    }
+
+    pub(super) fn mark(&self) -> Result<Mark, StoreError> {
+        let mut text = [0; 100];
+        let n = self
+            .file
+            .read_at(&mut text, 0)
+            .map_err(|e| file_error("read", &self.path, e))?;
+        let text = String::from_utf8_lossy(&text[..n]);
+        Ok(match text.trim() {
+            "" => Mark::Unused,
+            "damaged" => Mark::Damaged,
+            other => match other.strip_prefix("clean ") {
+                Some(state) => Mark::Clean(state.to_owned()),
+                None => Mark::Running,
+            },
+        })
+    }
+
+    fn write_mark(&self, text: &str) -> Result<(), StoreError> {
+        // One write over the old text, filled up to its length: no moment without a mark.
+        self.file
+            .write_all_at(format!("{text:<99}\n").as_bytes(), 0)
+            .and_then(|()| self.file.sync_all())
+            .map_err(|e| file_error("write", &self.path, e))
+    }
+}
+
+/// Size and time of change: a file that was put in its place is noticed.
+pub(super) fn file_state(path: &Path) -> std::io::Result<String> {
+    let m = std::fs::metadata(path)?;
+    Ok(format!("{} {}.{:09}", m.len(), m.mtime(), m.mtime_nsec()))
 }
 
 /// The database's companion with this suffix (`-wal`, `.lock`).
@@ -50,7 +115,7 @@ pub(super) fn suffixed(db: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+pub(super) fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
     StoreError::File {
         action,
         path: path.to_owned(),
@@ -84,29 +149,39 @@ pub(super) fn writing(db: &Path) -> Result<Connection, StoreError> {
 
 /// A read-only connection; works beside a running daemon and on a file nobody has open.
 pub(super) fn reading(db: &Path) -> Result<Connection, StoreError> {
+    let conn = read_only(db)?;
+    migrations::check_readable(&conn, db)?;
+    Ok(conn)
+}
+
+/// [`reading`] without a look at the schema.
+pub(super) fn read_only(db: &Path) -> Result<Connection, StoreError> {
     // SQLite would say "unable to open database file" and nothing else. Looked at and never opened:
     // closing any descriptor of the file drops every POSIX lock that this process has on it, the
     // writer's too, and the next foreign program to close the database would delete the live WAL.
     std::fs::metadata(db).map_err(|source| file_error("read the database", db, source))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = |uri: bool| -> Result<Connection, rusqlite::Error> {
-        let conn = if uri {
-            // Nobody writes (there is no WAL) and the folder is not ours to put a -shm into.
-            let name = format!("file:{}?immutable=1", percent_encoded(db));
-            Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_URI)?
-        } else {
-            Connection::open_with_flags(db, flags)?
-        };
+    let open = || -> Result<Connection, rusqlite::Error> {
+        let conn = Connection::open_with_flags(db, READ_ONLY)?;
         conn.busy_timeout(BUSY_TIMEOUT)?;
         conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
         Ok(conn)
     };
-    let conn = match open(false) {
-        Err(_) if !suffixed(db, "-wal").exists() => open(true),
+    match open() {
+        // Nobody writes (there is no WAL) and the folder is not ours to put a -shm into.
+        Err(_) if !suffixed(db, "-wal").exists() => immutable(db),
         other => other,
     }
-    .map_err(sql("open the database for reading"))?;
-    migrations::check_readable(&conn, db)?;
+    .map_err(sql("open the database for reading"))
+}
+
+const READ_ONLY: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// Reads a file that nobody writes to, and leaves nothing beside it.
+pub(super) fn immutable(db: &Path) -> Result<Connection, rusqlite::Error> {
+    let name = format!("file:{}?immutable=1", percent_encoded(db));
+    let conn = Connection::open_with_flags(name, READ_ONLY | OpenFlags::SQLITE_OPEN_URI)?;
+    conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
     Ok(conn)
 }
 

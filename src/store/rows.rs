@@ -80,9 +80,9 @@ pub struct EventRow {
 /// A run to open.
 #[derive(Clone, Debug)]
 pub struct NewRun {
-    /// `training`, later also others.
+    /// `training` or `housekeeping`.
     pub kind: &'static str,
-    /// `full` or `incremental`.
+    /// `full`, or for training `incremental`.
     pub mode: String,
     /// `schedule`, `catch_up` or `manual`.
     pub trigger: &'static str,
@@ -104,6 +104,8 @@ pub enum RunOutcome {
     Failed,
     /// There was nothing to do, for a reason.
     Skipped,
+    /// Housekeeping was done.
+    Done,
 }
 
 impl RunOutcome {
@@ -114,14 +116,21 @@ impl RunOutcome {
             RunOutcome::Kept => "kept",
             RunOutcome::Failed => "failed",
             RunOutcome::Skipped => "skipped",
+            RunOutcome::Done => "done",
         }
     }
 
     /// Reads the stored word.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Promoted, Self::Kept, Self::Failed, Self::Skipped]
-            .into_iter()
-            .find(|o| o.as_str() == word)
+        [
+            Self::Promoted,
+            Self::Kept,
+            Self::Failed,
+            Self::Skipped,
+            Self::Done,
+        ]
+        .into_iter()
+        .find(|o| o.as_str() == word)
     }
 }
 

@@ -73,18 +73,41 @@ impl Reader {
         Ok(self.select_runs("WHERE run_id = ?1", run_id)?.pop())
     }
 
-    /// The nominal moment of the newest training run that stands for one.
-    pub fn last_nominal(&self) -> Result<Option<TimestampMs>, StoreError> {
+    /// The newest run of a kind.
+    pub fn last_run(&self, kind: &str) -> Result<Option<RunRow>, StoreError> {
+        let clause = "WHERE kind = ?1 ORDER BY run_id DESC LIMIT 1";
+        Ok(self.select_runs(clause, kind)?.pop())
+    }
+
+    /// The oldest housekeeping since `from` that noted the database's size: its time and those bytes.
+    pub fn size_since(&self, from: TimestampMs) -> Result<Option<(TimestampMs, u64)>, StoreError> {
+        let found = self.rows(
+            "read the database's size of then",
+            "SELECT started_ms, json_extract(report, '$.database_bytes') AS bytes FROM run
+             WHERE kind = 'housekeeping' AND started_ms >= ?1 AND bytes IS NOT NULL
+             ORDER BY run_id LIMIT 1",
+            [from.0],
+            |r| Ok((TimestampMs(r.get(0)?), r.get::<_, i64>(1)?.max(0) as u64)),
+        )?;
+        Ok(found.first().copied())
+    }
+
+    /// The nominal moment of the newest run of this kind that stands for one.
+    pub fn last_nominal(&self, kind: &str) -> Result<Option<TimestampMs>, StoreError> {
         let newest = self.rows(
             "find the last scheduled run",
-            "SELECT max(nominal_ms) FROM run WHERE kind = 'training'",
-            [],
+            "SELECT max(nominal_ms) FROM run WHERE kind = ?1",
+            [kind],
             |r| r.get::<_, Option<i64>>(0),
         )?;
         Ok(newest.into_iter().flatten().next().map(TimestampMs))
     }
 
-    fn select_runs(&self, clause: &str, value: i64) -> Result<Vec<RunRow>, StoreError> {
+    fn select_runs(
+        &self,
+        clause: &str,
+        value: impl rusqlite::ToSql,
+    ) -> Result<Vec<RunRow>, StoreError> {
         let query = format!(
             "SELECT run_id, kind, mode, trigger, nominal_ms, started_ms, ended_ms, outcome, reason, report
              FROM run {clause}"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::append::{Devices, trim, write_batch};
 use super::{StoreError, open, sql};
@@ -20,6 +20,9 @@ pub const MAX_UNACKNOWLEDGED: usize = QUEUE + BATCH;
 const EVENT_ENTRIES: i64 = 1000;
 /// How long the writer waits before it tries a failed commit again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long folding the log in waits for a reader: commits wait with it.
+const CHORE_PATIENCE: Duration = Duration::from_millis(50);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the network side needs to acknowledge one message: the connection it came in on and its packet id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +58,13 @@ pub struct Append {
 }
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Answer<T> = flume::Receiver<rusqlite::Result<T>>;
 
 enum Command {
     Append(Append),
     Job(Job),
+    /// Nothing to do but to turn, and to see to the chores.
+    Nudge,
     Stop(flume::Sender<()>),
 }
 
@@ -89,14 +95,40 @@ pub struct WriterGauges {
     pub turns: AtomicU64,
     /// True while commits fail (disk full, I/O error); nothing is acknowledged meanwhile.
     pub failing: AtomicBool,
+    /// True from a commit that found the disk full until one succeeds.
+    pub disk_full: AtomicBool,
+    /// Set by the space watch: batches wait, unacknowledged, and only chores are done.
+    pub hold: AtomicBool,
+    /// SQLite has found the file damaged; the writer has ended, and the start has to see to it.
+    pub damaged: AtomicBool,
     /// Wall-clock time of the last commit, ms; 0 before the first.
     pub last_commit_ms: AtomicI64,
+}
+
+impl WriterGauges {
+    /// Remembers what an error says about the disk and the file.
+    fn note(&self, error: &rusqlite::Error) {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => self.disk_full.store(true, Ordering::Relaxed),
+            _ if is_damage(error) => self.damaged.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+/// Whether SQLite says that the file itself is damaged.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
 }
 
 /// The handle through which everything asks the writer. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     queue: flume::Sender<Command>,
+    chores: flume::Sender<Job>,
     gauges: Arc<WriterGauges>,
 }
 
@@ -107,7 +139,7 @@ impl Store {
             .try_send(Command::Append(append))
             .map_err(|e| match e.into_inner() {
                 Command::Append(a) => a,
-                Command::Job(_) | Command::Stop(_) => unreachable!("an append was sent"),
+                _ => unreachable!("an append was sent"),
             })
     }
 
@@ -124,7 +156,65 @@ impl Store {
     /// Makes an idle writer turn once; whether it did shows in [`WriterGauges::turns`]. A full queue
     /// makes it turn anyway.
     pub fn nudge(&self) {
-        let _ = self.queue.try_send(Command::Job(Box::new(|_| ())));
+        let _ = self.queue.try_send(Command::Nudge);
+    }
+
+    /// Runs `job` in a transaction of its own between two commits, whatever is queued: also while
+    /// commits fail or are held, so that retention can make room on a full disk.
+    pub(super) async fn chore<T, F>(&self, action: &'static str, job: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (job, answer) = self.in_transaction(job);
+        self.send_chore(action, job, answer).await
+    }
+
+    /// Folds the write-ahead log into the database and gives its blocks back.
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        let (reply, answer) = flume::bounded(1);
+        let job: Job = Box::new(move |conn| {
+            let _ = reply.send(truncate_wal(conn, CHORE_PATIENCE));
+        });
+        self.send_chore("fold the log in", job, answer).await
+    }
+
+    async fn send_chore<T>(
+        &self,
+        action: &'static str,
+        job: Job,
+        answer: Answer<T>,
+    ) -> Result<T, StoreError> {
+        let gone = || StoreError::WriterGone { action };
+        self.chores.send_async(job).await.map_err(|_| gone())?;
+        self.nudge();
+        answer
+            .recv_async()
+            .await
+            .map_err(|_| gone())?
+            .map_err(sql(action))
+    }
+
+    fn in_transaction<T, F>(&self, job: F) -> (Job, Answer<T>)
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = flume::bounded(1);
+        let gauges = self.gauges.clone();
+        let job: Job = Box::new(move |conn| {
+            let outcome = conn
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .and_then(|tx| {
+                    let value = job(&tx)?;
+                    tx.commit()?;
+                    Ok(value)
+                })
+                .inspect_err(|error| gauges.note(error));
+            // The asker may have given up waiting; the work is done either way.
+            let _ = reply.send(outcome);
+        });
+        (job, answer)
     }
 
     /// Runs `job` in a transaction of its own, after everything queued before it.
@@ -133,18 +223,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (reply, answer) = flume::bounded(1);
-        let job: Job = Box::new(move |conn| {
-            let outcome = conn
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .and_then(|tx| {
-                    let value = job(&tx)?;
-                    tx.commit()?;
-                    Ok(value)
-                });
-            // The asker may have given up waiting; the work is done either way.
-            let _ = reply.send(outcome);
-        });
+        let (job, answer) = self.in_transaction(job);
         let gone = |_| StoreError::WriterGone { action };
         self.queue
             .send_async(Command::Job(job))
@@ -157,13 +236,12 @@ impl Store {
             .map_err(sql(action))
     }
 
-    /// Commits and acknowledges what is queued, checkpoints, closes; returns once it is done.
-    pub async fn stop(&self) {
+    /// Commits and acknowledges what is queued, checkpoints, closes; returns once it is done, and
+    /// false where the writer had ended on its own.
+    pub async fn stop(&self) -> bool {
         let (done, stopped) = flume::bounded(1);
-        if self.queue.send_async(Command::Stop(done)).await.is_ok() {
-            // An error means the writer ended on its own, which is as stopped as it gets.
-            let _ = stopped.recv_async().await;
-        }
+        self.queue.send_async(Command::Stop(done)).await.is_ok()
+            && stopped.recv_async().await.is_ok()
     }
 }
 
@@ -184,10 +262,12 @@ impl Writer {
     ) -> Result<Store, StoreError> {
         let conn = open::writing(db)?;
         let (queue, commands) = flume::bounded(QUEUE);
+        let (chores, waiting_chores) = flume::bounded(1);
         let gauges = Arc::new(WriterGauges::default());
         let thread = Thread {
             conn,
             commands,
+            chores: waiting_chores,
             linger,
             window: window.clamp(1, BATCH),
             committed: Box::new(committed),
@@ -202,13 +282,18 @@ impl Writer {
                 path: db.to_owned(),
                 source,
             })?;
-        Ok(Store { queue, gauges })
+        Ok(Store {
+            queue,
+            chores,
+            gauges,
+        })
     }
 }
 
 struct Thread {
     conn: Connection,
     commands: flume::Receiver<Command>,
+    chores: flume::Receiver<Job>,
     linger: Duration,
     window: usize,
     committed: Box<dyn Committed>,
@@ -220,25 +305,46 @@ impl Thread {
     fn run(mut self) {
         let mut batch = Vec::with_capacity(64);
         while let Ok(first) = self.commands.recv() {
-            self.gauges.turns.fetch_add(1, Ordering::Relaxed);
             let after = self.gather(first, &mut batch);
             self.commit(&mut batch);
             match after {
-                None => {}
+                None | Some(Command::Nudge) => {}
                 Some(Command::Job(job)) => job(&mut self.conn),
-                Some(Command::Stop(done)) => {
+                Some(Command::Stop(done)) if !self.damaged() => {
                     self.close();
+                    // The file is closed before anybody is told that it is.
+                    drop(self);
                     let _ = done.send(());
                     return;
                 }
+                Some(Command::Stop(_)) => return,
                 Some(Command::Append(_)) => unreachable!("gather keeps every append"),
+            }
+            self.see_to_chores();
+            if self.damaged() {
+                tracing::error!("the database is damaged: nothing more is stored or acknowledged");
+                return;
             }
         }
         self.close();
     }
 
+    fn damaged(&self) -> bool {
+        self.gauges.damaged.load(Ordering::Relaxed)
+    }
+
+    fn turn(&self) {
+        self.gauges.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn see_to_chores(&mut self) {
+        while let Ok(job) = self.chores.try_recv() {
+            job(&mut self.conn);
+        }
+    }
+
     /// Takes appends until there are none, the batch is full, or something else is next.
-    fn gather(&self, first: Command, batch: &mut Vec<Append>) -> Option<Command> {
+    fn gather(&mut self, first: Command, batch: &mut Vec<Append>) -> Option<Command> {
         let end = Instant::now() + self.linger;
         let limit = if self.linger.is_zero() {
             BATCH
@@ -246,9 +352,15 @@ impl Thread {
             self.window
         };
         let mut next = first;
+        self.turn();
         loop {
             match next {
                 Command::Append(append) => batch.push(append),
+                // The watchdog's question must not end a linger; alone, there is nothing to wait for.
+                Command::Nudge if !batch.is_empty() => {
+                    self.turn();
+                    self.see_to_chores();
+                }
                 other => return Some(other),
             }
             if batch.len() >= limit {
@@ -262,26 +374,44 @@ impl Thread {
         }
     }
 
+    /// Waits a second, or as long as a chore takes.
+    fn wait_with_chores(&mut self) {
+        self.turn();
+        if let Ok(job) = self.chores.recv_timeout(RETRY) {
+            job(&mut self.conn);
+        }
+    }
+
     /// Commits the batch, however long it takes: it is all that stands between the readings and the
-    /// broker's copy of them, so it is retried for as long as the process lives.
+    /// broker's copy of them, so it is retried for as long as the process lives. Only a damaged file
+    /// ends that: the batch is left to the broker, which sends it again after the restart.
     fn commit(&mut self, batch: &mut Vec<Append>) {
         if batch.is_empty() {
             return;
         }
+        while self.gauges.hold.load(Ordering::Relaxed) && !self.damaged() {
+            self.wait_with_chores();
+        }
         let counts = loop {
+            if self.damaged() {
+                return;
+            }
             match write_batch(&mut self.conn, &mut self.devices, batch) {
                 Ok(counts) => break counts,
                 Err(error) => {
                     // Numbers given to devices in the rolled-back transaction are void.
                     self.devices.clear();
+                    self.gauges.note(&error);
                     if !self.gauges.failing.swap(true, Ordering::Relaxed) {
                         tracing::error!(%error, messages = batch.len(), "commit failed; holding the batch unacknowledged and trying again");
                     }
-                    self.gauges.turns.fetch_add(1, Ordering::Relaxed);
-                    std::thread::park_timeout(RETRY);
+                    if !self.damaged() {
+                        self.wait_with_chores();
+                    }
                 }
             }
         };
+        self.gauges.disk_full.store(false, Ordering::Relaxed);
         if self.gauges.failing.swap(false, Ordering::Relaxed) {
             tracing::info!(messages = batch.len(), "commits succeed again");
         }
@@ -313,14 +443,19 @@ impl Thread {
     }
 
     fn close(&mut self) {
-        let done = self
-            .conn
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        if let Err(error) = done {
+        if let Err(error) = truncate_wal(&self.conn, CLOSE_PATIENCE) {
             // A reader may hold the log; the next start folds it in.
             tracing::warn!(%error, "the write-ahead log was left for the next start");
         }
     }
+}
+
+/// Folds the log in, as far as readers let it within `patience`.
+fn truncate_wal(conn: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    conn.busy_timeout(patience)?;
+    let done = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    conn.busy_timeout(open::BUSY_TIMEOUT)?;
+    done
 }
 
 impl Store {
@@ -331,7 +466,7 @@ impl Store {
         kind: &'static str,
         detail: String,
     ) -> Result<(), StoreError> {
-        self.run("note an event", move |tx| {
+        self.chore("note an event", move |tx| {
             tx.execute(
                 "INSERT INTO event (at_ms, kind, detail) VALUES (?1, ?2, ?3)",
                 params![at.0, kind, detail],
@@ -527,6 +662,75 @@ mod tests {
             1200
         );
         assert_eq!(heard.0.lock().unwrap().0.len(), 1200);
+    }
+
+    #[test]
+    fn a_linger_ends_with_a_full_window_and_not_with_the_watchdogs_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = Heard::default();
+        let linger = Duration::from_secs(600);
+        let db = dir.path().join("n.db");
+        let store = Writer::start(&db, linger, 5, heard.clone()).unwrap();
+        let acknowledged = |n: usize| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while heard.0.lock().unwrap().0.len() < n {
+                assert!(Instant::now() < deadline, "waited for {n} acknowledgements");
+                std::thread::yield_now();
+            }
+        };
+        let send = |ts: i64| {
+            let r = reading(ts, &[(Field::Power, 1.0)], TimeSource::Device);
+            store.try_append(append(vec![r], 1)).unwrap();
+        };
+        (0..4).for_each(send);
+        let before = store.gauges().turns.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            store.nudge();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while store.gauges().turns.load(Ordering::Relaxed) < before + 3 {
+            assert!(Instant::now() < deadline, "a nudge must make it turn");
+            std::thread::yield_now();
+        }
+        // A chore is done meanwhile and ends nothing either.
+        block_on(store.checkpoint()).unwrap();
+        assert_eq!(store.gauges().commits.load(Ordering::Relaxed), 0);
+        send(4);
+        acknowledged(5);
+        assert_eq!(store.gauges().commits.load(Ordering::Relaxed), 1);
+        block_on(store.stop());
+    }
+
+    #[test]
+    fn while_held_nothing_is_acknowledged_and_chores_are_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, heard) = start(dir.path());
+        store.gauges().hold.store(true, Ordering::Relaxed);
+        let r = reading(1, &[(Field::Power, 1.0)], TimeSource::Device);
+        store.try_append(append(vec![r], 7)).unwrap();
+        for at in 0..3 {
+            let noted = store.note_event(TimestampMs(at), "x", "while held".into());
+            block_on(noted).unwrap();
+        }
+        assert!(heard.0.lock().unwrap().0.is_empty());
+        store.gauges().hold.store(false, Ordering::Relaxed);
+        block_on(store.stop());
+        assert_eq!(heard.0.lock().unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn damage_ends_the_writer_without_an_acknowledgement() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, heard) = start(dir.path());
+        let told: Result<(), _> = block_on(store.run("stumble over damage", |_| {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            Err(rusqlite::Error::SqliteFailure(code, None))
+        }));
+        assert!(told.unwrap_err().is_damage());
+        let r = reading(1, &[(Field::Power, 1.0)], TimeSource::Device);
+        let _ = store.try_append(append(vec![r], 7));
+        assert!(!block_on(store.stop()), "it counts as closed in order");
+        assert!(heard.0.lock().unwrap().0.is_empty());
     }
 
     #[test]

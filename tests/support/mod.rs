@@ -102,7 +102,7 @@ impl Station {
     pub fn new(url: &str, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "[store]\npath = \"n.db\"\n[http]\nsocket = \"n.sock\"\n[mqtt]\nurl = \"{url}\"\n{extra}\n"
+            "[store]\npath = \"n.db\"\nreserve_mb = 1\n[http]\nsocket = \"n.sock\"\n[mqtt]\nurl = \"{url}\"\n{extra}\n"
         );
         std::fs::write(dir.path().join("n.toml"), text).unwrap();
         Self { dir, child: None }
