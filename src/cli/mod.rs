@@ -1,5 +1,7 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
+mod doctor;
+mod quarantine;
 mod run;
 mod show;
 pub(crate) mod tables;
@@ -65,6 +67,10 @@ enum Verb {
     CheckConfig,
     /// One screen that begins with a verdict
     Status(JsonArg),
+    /// What is wrong with the station or its surroundings, and what to do
+    Doctor(JsonArg),
+    /// The messages that could not become readings
+    Quarantine(quarantine::QuarantineArgs),
     /// Learn now
     Train(TrainArgs),
     /// The nights: outcome, reason, durations
@@ -200,6 +206,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Run => run::run(config()?),
         Verb::CheckConfig => run::check_config(&config()?),
         Verb::Status(args) => show::show_status(&config()?, args.json),
+        Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
+        Verb::Quarantine(args) => quarantine::quarantine(&config()?, args),
         Verb::Train(args) => train::train(config()?, args.json.json),
         Verb::Runs(args) => show::runs(&config()?, args),
         Verb::Models(args) => show::models(&config()?, args),

@@ -26,6 +26,13 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("mqtt.keep_alive_s", 5.0, 3600.0, "seconds"),
     ("mqtt.max_age_days", 1.0, 36_500.0, "days"),
     ("store.linger_ms", 0.0, 60_000.0, "milliseconds"),
+    ("store.max_devices", 1.0, 100_000.0, "devices"),
+    (
+        "store.new_devices_per_min",
+        1.0,
+        100_000.0,
+        "devices a minute",
+    ),
     ("site.latitude", -90.0, 90.0, "degrees north"),
     ("site.longitude", -180.0, 180.0, "degrees east"),
     ("training.lookback_days", 3.0, 3650.0, "days"),

@@ -96,6 +96,10 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How long a commit waits for company; larger means fewer writes to an SD card.
     pub linger_ms: u32,
+    /// Devices there may be; readings of further ones go to the quarantine.
+    pub max_devices: u32,
+    /// Devices that may be seen for the first time in one minute.
+    pub new_devices_per_min: u32,
 }
 
 impl Default for StoreConfig {
@@ -103,6 +107,8 @@ impl Default for StoreConfig {
         Self {
             path: "/var/lib/nightwatt/nightwatt.db".into(),
             linger_ms: 0,
+            max_devices: 1000,
+            new_devices_per_min: 60,
         }
     }
 }

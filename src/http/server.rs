@@ -4,6 +4,7 @@
 //! |--------|-----------------------|----------------------------------------------------|
 //! | GET    | `/api/status`         | everything `nightwatt status` shows                |
 //! | POST   | `/api/ml/retrain`     | train now; 202, queued once where a run is going on |
+//! | POST   | `/api/quarantine/clear` | forget refused messages; how many there were      |
 //!
 //! Errors are problem details (RFC 9457).
 
@@ -28,6 +29,8 @@ pub trait Station: Send + Sync + 'static {
     fn status(&self) -> Result<Status, String>;
     /// Asks for a training run; false where one is queued already.
     fn retrain(&self) -> bool;
+    /// Forgets every refused message; how many there were. Waits for the writer.
+    fn clear_quarantine(&self) -> Result<usize, String>;
 }
 
 /// Binds the socket, replacing one that a crash left behind; group and owner may connect.
@@ -56,6 +59,7 @@ pub async fn serve(listener: UnixListener, station: Arc<dyn Station>) -> io::Res
     let router = Router::new()
         .route("/api/status", get(status))
         .route("/api/ml/retrain", post(retrain))
+        .route("/api/quarantine/clear", post(clear_quarantine))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path") })
         .with_state(station);
     axum::serve(listener, router).await
@@ -75,6 +79,17 @@ async fn status(State(station): State<Arc<dyn Station>>) -> Response {
 async fn retrain(State(station): State<Arc<dyn Station>>) -> Response {
     let queued = station.retrain();
     (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
+}
+
+async fn clear_quarantine(State(station): State<Arc<dyn Station>>) -> Response {
+    match tokio::task::spawn_blocking(move || station.clear_quarantine()).await {
+        Ok(Ok(cleared)) => Json(json!({ "cleared": cleared })).into_response(),
+        Ok(Err(detail)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &detail),
+        Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the quarantine could not be cleared",
+        ),
+    }
 }
 
 fn problem(status: StatusCode, detail: &str) -> Response {

@@ -67,6 +67,13 @@ const STEPS: &[&str] = &[
     ) WITHOUT ROWID;
     CREATE INDEX forecast_unsettled ON forecast (target_ms) WHERE settled = 0;
     ",
+    // Refused messages by topic as well; of topics beyond a hundred the topic is ''.
+    "
+    CREATE TABLE reject_topic (
+        topic TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+        PRIMARY KEY (topic, reason)
+    ) WITHOUT ROWID;
+    ",
 ];
 
 /// The newest schema this binary knows.

@@ -18,6 +18,7 @@ mod forecasts;
 mod migrations;
 mod models;
 mod open;
+mod quarantine;
 mod read;
 mod rows;
 mod runs;
@@ -25,6 +26,7 @@ mod writer;
 
 pub use migrations::SCHEMA_VERSION;
 pub use open::StoreLock;
+pub use quarantine::{OTHER_TOPICS, QuarantineRow, SAMPLE_BYTES, TOPIC_BYTES, TopicRejects};
 pub use read::{NamedSample, Reader, Samples};
 pub use rows::{
     EventRow, ForecastRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount, RunOutcome,

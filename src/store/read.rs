@@ -160,6 +160,7 @@ impl Reader {
                     })
                 },
             )?,
+            reject_topics: self.reject_topics()?,
         })
     }
 
