@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod backtest;
+mod broker;
 mod commands;
+mod doctor;
 mod faults;
 mod intake;
 mod learning;
+mod quarantine;
 mod secure;
 mod service;
 mod support;

@@ -16,7 +16,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{MqttConfig, Protocol};
 use crate::store::{Reader, Writer};
 
-const MESSAGES: i64 = 40;
+const MESSAGES: i64 = 20;
 
 fn rows(db: &Path) -> i64 {
     let reader = Reader::open(db).unwrap();
@@ -104,7 +104,7 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
 #[test]
 fn nothing_stands_still_whatever_the_queues_hold() {
     for protocol in [Protocol::V5, Protocol::V311] {
-        for (places, requests) in [(1, 1), (2, 1), (1, 3), (3, 2)] {
+        for (places, requests) in [(1, 1), (2, 1), (3, 2)] {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
