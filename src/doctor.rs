@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clock;
 use crate::config::{Config, Protocol};
 use crate::reading::TimestampMs;
+use crate::status::wrap;
 
 const TIGHT_BYTES: u64 = 50_000_000;
 const LOW_BYTES: u64 = 500_000_000;
@@ -257,7 +258,8 @@ fn subscriptions(env: &Env) -> Finding {
         Broker::Answered { heard: false, .. } => warning(
             check,
             "granted at QoS 1, but nothing arrived for some seconds",
-            "normal with slow devices; else compare their topics with [[mqtt.topics]]",
+            "normal with slow devices; else compare their topics with [[mqtt.topics]], and see \
+             whether this user may read them: mosquitto grants what its acl_file then keeps back",
         ),
         Broker::Answered { .. } => ok(check, "granted at QoS 1, and messages arrive"),
         _ => unasked(check),
@@ -453,7 +455,7 @@ fn daemon(env: &Env) -> Finding {
     }
 }
 
-/// The findings for people, at most 80 columns wide.
+/// The findings for people, at most 80 columns wide but for words that are longer.
 pub fn render(findings: &[Finding]) -> String {
     let mut out = String::new();
     for f in findings {
@@ -462,9 +464,9 @@ pub fn render(findings: &[Finding]) -> String {
             Grade::Warning => "warning",
             Grade::Problem => "PROBLEM",
         };
-        wrapped(&mut out, &format!("{grade:<8} {:<14} ", f.check), &f.text);
+        sentence(&mut out, &format!("{grade:<8} {:<14} ", f.check), &f.text);
         if let Some(advice) = &f.advice {
-            wrapped(&mut out, &format!("{:24}", ""), &format!("-> {advice}"));
+            sentence(&mut out, &format!("{:24}", ""), &format!("-> {advice}"));
         }
     }
     let count = |grade| findings.iter().filter(|f| f.grade == grade).count();
@@ -477,30 +479,12 @@ pub fn render(findings: &[Finding]) -> String {
     out
 }
 
-/// Writes `text` behind `head`, broken at spaces, further lines as far in as the first.
-fn wrapped(out: &mut String, head: &str, text: &str) {
-    let room = COLUMNS - head.chars().count();
-    let mut line = String::new();
-    let mut head = head.to_owned();
-    for word in text.split_whitespace() {
-        let mut word: Vec<char> = word.chars().collect();
-        while !word.is_empty() {
-            let used = line.chars().count() + usize::from(!line.is_empty());
-            if used + word.len() <= room {
-                if !line.is_empty() {
-                    line.push(' ');
-                }
-                line.extend(word.drain(..));
-            } else if line.is_empty() {
-                line.extend(word.drain(..room));
-            } else {
-                let _ = writeln!(out, "{head}{line}");
-                head = " ".repeat(COLUMNS - room);
-                line.clear();
-            }
-        }
+/// Writes `text` behind `head`, further lines as far in as the first.
+fn sentence(out: &mut String, head: &str, text: &str) {
+    let inset = head.chars().count();
+    for (i, line) in wrap(text, COLUMNS - inset, usize::MAX).iter().enumerate() {
+        let _ = writeln!(out, "{:inset$}{line}", if i == 0 { head } else { "" });
     }
-    let _ = writeln!(out, "{}", format!("{head}{line}").trim_end());
 }
 
 /// The type of the file system that holds `path` (absolute, without links), from the text of
@@ -664,14 +648,6 @@ mod tests {
         let mut env = healthy();
         (env.holder, env.daemon_answers, env.database) = (None, false, Database::Absent);
         assert!(examine(&env).iter().all(|f| f.grade != Problem));
-    }
-
-    #[test]
-    fn long_words_are_broken_and_nothing_is_left_out() {
-        let long = format!("a {} b", "x".repeat(200));
-        let shown = render(&[problem("broker", long, "y")]);
-        assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
-        assert_eq!(shown.matches('x').count(), 200);
     }
 
     #[test]

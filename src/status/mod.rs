@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use judge::{findings, judge};
 pub use screen::render;
-pub(crate) use screen::{clip, printable};
+pub(crate) use screen::{clip, printable, wrap};
 
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
