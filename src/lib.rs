@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod errors;
 pub mod features;
 pub mod forecast;
@@ -20,6 +21,7 @@ pub mod logging;
 pub mod models;
 pub mod mqtt;
 pub mod night;
+pub mod rate;
 pub mod reading;
 pub mod registry;
 pub mod replay;

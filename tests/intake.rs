@@ -6,8 +6,14 @@ use crate::support::{Broker, NIGHTWATT, Station, data, wait_for};
 
 /// Publishes lines through mosquitto_pub, QoS 1, and waits until the broker has them.
 pub fn publish(broker: &Broker, topic: &str, retain: bool, payloads: &[&str]) {
+    publish_with(broker, &[], topic, retain, payloads);
+}
+
+/// [`publish`] with further words for mosquitto_pub.
+pub fn publish_with(broker: &Broker, words: &[&str], topic: &str, retain: bool, payloads: &[&str]) {
     use std::io::Write;
     let mut command = Command::new("mosquitto_pub");
+    command.args(words);
     command.args([
         "-h",
         "127.0.0.1",

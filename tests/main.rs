@@ -4,12 +4,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod backtest;
+mod broker;
 mod commands;
 mod disk;
 mod disk_full;
+mod doctor;
 mod faults;
 mod intake;
 mod learning;
+mod quarantine;
 mod reload;
 mod secure;
 mod service;

@@ -1,5 +1,7 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
+mod doctor;
+mod quarantine;
 mod run;
 mod show;
 mod snapshot;
@@ -68,6 +70,10 @@ enum Verb {
     CheckConfig,
     /// One screen that begins with a verdict
     Status(JsonArg),
+    /// What is wrong with the station or its surroundings, and what to do
+    Doctor(JsonArg),
+    /// The messages that could not become readings
+    Quarantine(quarantine::QuarantineArgs),
     /// Learn now
     Train(TrainArgs),
     /// The nights: outcome, reason, durations
@@ -218,6 +224,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::CheckConfig => run::check_config(&config()?),
         Verb::Status(args) => show::show_status(&config()?, args.json),
         Verb::Train(args) => train::train(config()?, args.mode, args.json.json),
+        Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
+        Verb::Quarantine(args) => quarantine::quarantine(&config()?, args),
         Verb::Runs(args) => show::runs(&config()?, args),
         Verb::Models(args) => show::models(&config()?, args),
         Verb::Forecast(args) => show::forecast(&config()?, args),

@@ -70,7 +70,7 @@ async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failur
 }
 
 /// Hears of commits where there is no broker to tell.
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Committed for Nobody {
     fn acknowledge(&mut self, _: &[AckToken]) {}

@@ -31,6 +31,13 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("store.keep_days", 0.0, 36_500.0, "days (0: for ever)"),
     ("store.reserve_mb", 0.0, 4096.0, "MB"),
     ("store.low_disk_mb", 1.0, 1_000_000.0, "MB"),
+    ("store.max_devices", 1.0, 100_000.0, "devices"),
+    (
+        "store.new_devices_per_min",
+        1.0,
+        100_000.0,
+        "devices a minute",
+    ),
     ("site.latitude", -90.0, 90.0, "degrees north"),
     ("site.longitude", -180.0, 180.0, "degrees east"),
     ("training.lookback_days", 3.0, 3650.0, "days"),

@@ -102,6 +102,10 @@ pub struct StoreConfig {
     pub reserve_mb: u32,
     /// Below this much free space old readings go early.
     pub low_disk_mb: u32,
+    /// Devices there may be; readings of further ones go to the quarantine.
+    pub max_devices: u32,
+    /// Devices that may be seen for the first time in one minute.
+    pub new_devices_per_min: u32,
 }
 
 impl Default for StoreConfig {
@@ -112,6 +116,8 @@ impl Default for StoreConfig {
             keep_days: 400,
             reserve_mb: 64,
             low_disk_mb: 256,
+            max_devices: 1000,
+            new_devices_per_min: 60,
         }
     }
 }

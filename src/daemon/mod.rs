@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::http::server::{self, Station};
+use crate::mqtt::admission::Admission;
 use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
@@ -160,11 +161,18 @@ impl Daemon {
                 rules: config.mqtt.topics.clone(),
                 max_age_days: config.mqtt.max_age_days,
             },
+            admission: Admission::new(
+                reader.devices()?.into_iter().map(|(_, device)| device),
+                config.store.max_devices,
+                config.store.new_devices_per_min,
+            ),
             store: store.clone(),
             publisher: publisher.clone(),
             shared: shared.clone(),
             clock: around.clock.clone(),
             expects_session: oldest.is_some(),
+            subscribed: false,
+            started: Instant::now(),
         };
         let socket = &config.http.socket;
         let listener = server::bind(socket).map_err(|source| DaemonError::Socket {
@@ -439,5 +447,12 @@ impl Station for RunningStation {
 
     fn retrain(&self, mode: Option<Mode>) -> bool {
         self.requests.try_send(Trigger::Manual(mode)).is_ok()
+    }
+
+    fn clear_quarantine(&self) -> Result<usize, String> {
+        // Called on a thread for work that waits; the writer answers from its own.
+        tokio::runtime::Handle::current()
+            .block_on(self.store.clear_quarantine())
+            .map_err(|e| crate::errors::chain(&e))
     }
 }

@@ -5,6 +5,7 @@
 //! | GET    | `/api/status`         | everything `nightwatt status` shows                |
 //! | POST   | `/api/ml/retrain`     | train now (`?mode=full`); 202, queued once where a run is going on |
 //! | POST   | `/api/store/snapshot` | take a snapshot; answers when it is verified        |
+//! | POST   | `/api/quarantine/clear` | forget refused messages; how many there were      |
 //!
 //! Errors are problem details (RFC 9457).
 
@@ -34,6 +35,8 @@ pub trait Station: Send + Sync + 'static {
     fn snapshot(&self) -> Result<Snapshot, String>;
     /// Asks for a training run, of the configured mode or of this; false where one is queued already.
     fn retrain(&self, mode: Option<Mode>) -> bool;
+    /// Forgets every refused message; how many there were. Waits for the writer.
+    fn clear_quarantine(&self) -> Result<usize, String>;
 }
 
 /// Binds the socket, replacing one that a crash left behind; group and owner may connect.
@@ -63,6 +66,7 @@ pub async fn serve(listener: UnixListener, station: Arc<dyn Station>) -> io::Res
         .route("/api/status", get(status))
         .route("/api/ml/retrain", post(retrain))
         .route("/api/store/snapshot", post(snapshot))
+        .route("/api/quarantine/clear", post(clear_quarantine))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path") })
         .with_state(station);
     axum::serve(listener, router).await
@@ -99,6 +103,17 @@ async fn retrain(
 ) -> Response {
     let queued = station.retrain(asked.mode);
     (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
+}
+
+async fn clear_quarantine(State(station): State<Arc<dyn Station>>) -> Response {
+    match tokio::task::spawn_blocking(move || station.clear_quarantine()).await {
+        Ok(Ok(cleared)) => Json(json!({ "cleared": cleared })).into_response(),
+        Ok(Err(detail)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &detail),
+        Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the quarantine could not be cleared",
+        ),
+    }
 }
 
 fn problem(status: StatusCode, detail: &str) -> Response {

@@ -6,23 +6,23 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::backoff::{self, Backoff};
+use super::admission::Admission;
+use super::backoff::Backoff;
 use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
-use super::payload;
+use super::payload::{self, RejectReason};
 use super::publish::Publisher;
 use crate::clock::{self, Clock};
-use crate::reading::{Reading, TimestampMs};
-use crate::store::{AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store};
+use crate::rate;
+use crate::reading::{Reading, TimeSource, TimestampMs};
+use crate::store::{
+    AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, SAMPLE_BYTES, Store, TOPIC_BYTES,
+};
 
-/// Wrong credentials do not mend themselves, and brokers lock out those who hammer them.
-const BACKOFF_REFUSED: Duration = Duration::from_secs(300);
-/// Of a refused payload, kept to look at.
-const SAMPLE_BYTES: usize = 1024;
 const HELD_BACK_POLL: Duration = Duration::from_millis(100);
 
 /// Requests that may wait for the connection: room for an acknowledgement of every message that can
@@ -38,6 +38,9 @@ pub struct IntakeStatus {
     pub since: Option<TimestampMs>,
     /// Why the connection last broke.
     pub last_error: Option<String>,
+    /// Where there is no connection: when the next is tried.
+    #[serde(default)]
+    pub next_attempt: Option<TimestampMs>,
     /// Connections made since start.
     pub connections: u64,
     /// How often the broker had forgotten our session (messages may be missing).
@@ -58,6 +61,8 @@ pub struct IntakeShared {
     pub retained_ignored: AtomicU64,
     /// Set once intake must take nothing more.
     stopping: AtomicBool,
+    /// A request found no room: only a new connection makes up for it.
+    reconnect: AtomicBool,
     wake: Notify,
     epoch: Mutex<u64>,
 }
@@ -125,8 +130,12 @@ impl Committed for Acknowledger {
         let epoch = self.shared.epoch();
         for token in tokens.iter().filter(|t| t.epoch == *epoch) {
             if !self.sender.ack(token.packet_id) {
-                // Redelivery and the unique key make up for it; the queue is sized so that it cannot be.
-                tracing::error!("an acknowledgement found its queue full");
+                // The queue is sized so that it cannot be. If it is, redelivery and the unique key make
+                // up for it; without a reconnect the broker's window would fill for good.
+                self.shared.reconnect.store(true, Ordering::SeqCst);
+                if let Some(more) = rate::log_line("ack_lost") {
+                    tracing::error!("an acknowledgement found its queue full{more}");
+                }
             }
         }
     }
@@ -146,6 +155,8 @@ pub struct Intake {
     pub sender: LinkSender,
     /// How messages are read.
     pub reader: payload::Reader,
+    /// Whose readings are taken.
+    pub admission: Admission,
     /// Where readings go.
     pub store: Store,
     /// Publishes `online` once the subscriptions stand.
@@ -156,6 +167,10 @@ pub struct Intake {
     pub clock: Arc<dyn Clock>,
     /// Whether the broker should know us: a new station has no session to lose.
     pub expects_session: bool,
+    /// Whether the broker has taken our subscriptions since we started.
+    pub subscribed: bool,
+    /// Since when monotonic time is counted.
+    pub started: Instant,
 }
 
 impl Intake {
@@ -173,13 +188,14 @@ impl Intake {
         let mut backoff = Backoff::default();
         let mut held_back = false;
         loop {
-            let polled = if held_back {
+            let polled = if held_back || self.shared.reconnect.load(Ordering::SeqCst) {
                 tokio::time::timeout(HELD_BACK_POLL, self.link.poll())
                     .await
                     .ok()
             } else {
                 Some(self.link.poll().await)
             };
+            let quiet = polled.is_none();
             match polled {
                 Some(Ok(LinkEvent::Message(message))) => {
                     if !held_back && !self.shared.stopping() {
@@ -196,21 +212,24 @@ impl Intake {
                 Some(Err(error)) => {
                     self.broken(&error);
                     held_back = false;
-                    if wait(&self.shared, &error, &mut backoff).await {
+                    if wait(&self.shared, &*self.clock, &error, &mut backoff).await {
                         return;
                     }
                 }
             }
-            if held_back && self.store.room() > MAX_UNACKNOWLEDGED / 4 {
+            // Only once it is quiet: an acknowledgement that still waits to be sent would be lost too.
+            let behind = self.shared.reconnect.load(Ordering::SeqCst)
+                || held_back && self.store.half_empty();
+            if quiet && behind {
                 held_back = false;
                 self.next_epoch();
-                tracing::info!("the writer has room again; reconnecting for what was held back");
+                tracing::debug!("reconnecting for what was not acknowledged");
             }
         }
     }
 
     /// Parses and queues one message; false where the writer has no room for it.
-    fn take(&self, message: Message) -> bool {
+    fn take(&mut self, message: Message) -> bool {
         self.shared.received.fetch_add(1, Ordering::Relaxed);
         let received = self.clock.now();
         self.shared.lock().last_message = Some(received);
@@ -223,32 +242,38 @@ impl Intake {
             reject: None,
             ack: Some(ack),
         };
-        match payload::parse(
+        let parsed = payload::parse(
             &self.reader,
             &message.topic,
             &message.payload,
             message.retain,
             received,
             clock::plausible(received),
-        ) {
+        );
+        let mut refused = None;
+        match parsed {
             Ok(Some(reading)) => append.readings.push(reading),
             Ok(None) => {
                 self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
             }
-            Err(reason) => {
-                let mut sample = message.payload;
-                sample.truncate(SAMPLE_BYTES);
-                append.reject = Some(Reject {
-                    at: received,
-                    topic: String::from_utf8_lossy(&message.topic).into_owned(),
-                    reason: reason.as_str(),
-                    sample,
-                });
-            }
+            Err(reason) => refused = Some(reason),
         }
+        let now = self.started.elapsed();
+        append.readings.retain(|reading| {
+            let admitted = self.admission.admit(&reading.device, now);
+            refused = admitted.err().or(refused);
+            admitted.is_ok()
+        });
+        if let Some(reading) =
+            (append.readings.iter()).find(|r| r.time_source == TimeSource::Implausible)
+            && let Some(more) = rate::log_line("doubtful_time")
+        {
+            tracing::warn!(device = %reading.device, "a reading's own time cannot be believed; stored under its time of receipt{more}");
+        }
+        append.reject = refused.map(|reason| refuse(reason, message, received));
         let room = self.store.try_append(append).is_ok();
-        if !room {
-            tracing::warn!("the writer is behind; holding back unacknowledged");
+        if !room && let Some(more) = rate::log_line("held_back") {
+            tracing::warn!("the writer is behind; holding back unacknowledged{more}");
         }
         room
     }
@@ -257,15 +282,23 @@ impl Intake {
         {
             let mut status = self.shared.lock();
             status.connections += 1;
+            status.next_attempt = None;
             status.since = Some(self.clock.now());
         }
         tracing::info!(session_present, "connected to the broker");
         if !session_present && std::mem::replace(&mut self.expects_session, true) {
             self.session_lost();
         }
-        // Also with a session: rules may have changed since it was made.
-        self.sender
-            .subscribe(self.reader.rules.iter().map(|r| r.filter.as_str()));
+        // The session keeps our subscriptions; the rules may have changed since it was made.
+        if session_present && self.subscribed {
+            self.ready();
+            return;
+        }
+        self.subscribed = false;
+        let filters = self.reader.rules.iter().map(|r| r.filter.as_str());
+        if !self.sender.subscribe(filters) {
+            self.shared.reconnect.store(true, Ordering::SeqCst);
+        }
     }
 
     fn session_lost(&self) {
@@ -281,15 +314,22 @@ impl Intake {
         });
     }
 
-    fn subscribed(&self, refused: usize) {
-        if refused > 0 {
+    fn subscribed(&mut self, refused: usize) {
+        if refused > 0
+            && let Some(more) = rate::log_line("subscription")
+        {
             tracing::error!(
                 refused,
-                "the broker refused subscriptions; check its access rules"
+                "the broker refused subscriptions; check its access rules{more}"
             );
         }
+        self.subscribed = true;
+        self.shared.lock().refused_filters = refused;
+        self.ready();
+    }
+
+    fn ready(&self) {
         let mut status = self.shared.lock();
-        status.refused_filters = refused;
         status.connected = true;
         status.last_error = None;
         drop(status);
@@ -299,8 +339,10 @@ impl Intake {
     fn broken(&mut self, error: &LinkError) {
         self.next_epoch();
         let mut status = self.shared.lock();
+        if let Some(more) = rate::log_line("connection") {
+            tracing::warn!(%error, "no connection to the broker{more}");
+        }
         if status.connected || status.last_error.is_none() {
-            tracing::warn!(%error, "no connection to the broker");
             status.since = Some(self.clock.now());
         }
         status.connected = false;
@@ -311,16 +353,43 @@ impl Intake {
     /// be sent for the last one is dropped.
     fn next_epoch(&mut self) {
         *self.shared.epoch() += 1;
+        self.shared.reconnect.store(false, Ordering::SeqCst);
         self.link.drop_connection();
     }
 }
 
+/// What is kept of a message that could not become readings, and a word in the log.
+fn refuse(reason: RejectReason, message: Message, at: TimestampMs) -> Reject {
+    let mut topic = message.topic;
+    topic.truncate(TOPIC_BYTES);
+    let topic = String::from_utf8_lossy(&topic).into_owned();
+    if let Some(more) = rate::log_line(reason.as_str()) {
+        tracing::warn!(
+            reason = reason.as_str(),
+            ?topic,
+            "a message was refused; nightwatt quarantine shows it{more}"
+        );
+    }
+    let mut sample = message.payload;
+    sample.truncate(SAMPLE_BYTES);
+    sample.shrink_to_fit();
+    Reject {
+        at,
+        topic,
+        reason: reason.as_str(),
+        sample,
+    }
+}
+
 /// Waits before the next attempt; true where intake is to stop.
-async fn wait(shared: &IntakeShared, error: &LinkError, backoff: &mut Backoff) -> bool {
-    let delay = match error {
-        LinkError::Refused(_) => backoff::jittered(BACKOFF_REFUSED),
-        LinkError::Setup { .. } | LinkError::Broken(_) => backoff.next(),
-    };
+async fn wait(
+    shared: &IntakeShared,
+    clock: &dyn Clock,
+    error: &LinkError,
+    backoff: &mut Backoff,
+) -> bool {
+    let delay = backoff.next(matches!(error, LinkError::Refused(_)));
+    shared.lock().next_attempt = Some(clock.now().plus_ms(delay.as_millis() as i64));
     let _ = tokio::time::timeout(delay, shared.wake.notified()).await;
     shared.stopping()
 }

@@ -22,6 +22,9 @@ const CONNECT_TIMEOUT_S: u64 = 10;
 /// Our own unacknowledged publishes; rumqttc allocates for as many as it may have.
 const OUTGOING_INFLIGHT: u16 = 16;
 
+/// What the error begins with where the broker does not let us in.
+pub const REFUSED_BY_BROKER: &str = "the broker refused us";
+
 /// A password that does not print.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -46,7 +49,7 @@ pub enum LinkError {
         why: String,
     },
     /// The broker does not let us in.
-    #[error("the broker refused us: {0}")]
+    #[error("{REFUSED_BY_BROKER}: {0}")]
     Refused(String),
     /// The connection broke or could not be made.
     #[error("{0}")]
@@ -216,7 +219,7 @@ pub enum LinkEvent {
     Message(Message),
     /// The broker answered a SUBSCRIBE: how many filters it refused.
     Subscribed {
-        /// Refused filters.
+        /// Refused filters, and those granted without acknowledgement (QoS 0).
         refused: usize,
     },
     /// The broker has one of our publishes.
@@ -260,7 +263,12 @@ impl LinkSender {
             LinkSender::V5(client) => {
                 client
                     .try_subscribe_many(filters.map(|f| {
-                        v5::mqttbytes::v5::Filter::new(f, v5::mqttbytes::QoS::AtLeastOnce)
+                        let mut filter =
+                            v5::mqttbytes::v5::Filter::new(f, v5::mqttbytes::QoS::AtLeastOnce);
+                        // Not at each reconnect: the session has brought what came since.
+                        filter.retain_forward_rule =
+                            v5::mqttbytes::v5::RetainForwardRule::OnNewSubscribe;
+                        filter
                     }))
                     .is_ok()
             }
@@ -348,7 +356,7 @@ fn event_v5(event: v5::Event) -> LinkEvent {
             refused: s
                 .return_codes
                 .iter()
-                .filter(|c| !matches!(c, SubscribeReasonCode::Success(_)))
+                .filter(|c| !matches!(c, SubscribeReasonCode::Success(qos) if *qos as u8 > 0))
                 .count(),
         },
         v5::Event::Incoming(Packet::PubAck(_)) => LinkEvent::Delivered,
@@ -373,7 +381,7 @@ fn event_v311(event: rumqttc::Event) -> LinkEvent {
             refused: s
                 .return_codes
                 .iter()
-                .filter(|c| !matches!(c, SubscribeReasonCode::Success(_)))
+                .filter(|c| !matches!(c, SubscribeReasonCode::Success(qos) if *qos as u8 > 0))
                 .count(),
         },
         rumqttc::Event::Incoming(Packet::PubAck(_)) => LinkEvent::Delivered,

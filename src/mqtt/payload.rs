@@ -38,6 +38,10 @@ pub enum RejectReason {
     BadValue,
     /// Not one known field.
     NoValues,
+    /// A new device, and there are as many as there may be.
+    TooManyDevices,
+    /// A new device, and there have been many in the last minute.
+    NewDevicesTooFast,
 }
 
 impl RejectReason {
@@ -53,6 +57,8 @@ impl RejectReason {
             Self::BadTime => "bad_time",
             Self::BadValue => "bad_value",
             Self::NoValues => "no_values",
+            Self::TooManyDevices => "too_many_devices",
+            Self::NewDevicesTooFast => "new_devices_too_fast",
         }
     }
 }

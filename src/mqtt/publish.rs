@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::link::{LinkEvent, LinkLoop, LinkOptions, LinkSender};
+use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender};
 
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 
@@ -104,7 +104,8 @@ impl PublishLoop {
                         self.shared.outstanding.store(0, Ordering::SeqCst);
                     }
                     let wake = self.shared.wake.notified();
-                    let _ = tokio::time::timeout(backoff.next(), wake).await;
+                    let refused = matches!(error, LinkError::Refused(_));
+                    let _ = tokio::time::timeout(backoff.next(refused), wake).await;
                     if self.shared.stopping.load(Ordering::SeqCst) {
                         return;
                     }

@@ -1,9 +1,11 @@
 //! The verdict: the most serious thing that is wrong and the next step to take, or that nothing is.
 
 use super::screen::{ago, span};
-use super::{DaemonStatus, HOUR_MS, Level, Status, Verdict};
-use crate::store::RunOutcome;
+use super::{DAY_MS, DaemonStatus, HOUR_MS, Level, Status, Verdict};
+use crate::mqtt::link::REFUSED_BY_BROKER;
+use crate::mqtt::payload::RejectReason;
 use crate::store::space::DiskLevel;
+use crate::store::{RejectCount, RunOutcome};
 
 /// Devices that have been silent this long are worth a word.
 const STALE_MS: i64 = HOUR_MS;
@@ -22,6 +24,7 @@ const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
     nothing_stored_yet,
     disk_nearly_full,
     silence,
+    devices_refused,
     doubtful_times,
     last_night_failed,
     last_housekeeping_failed,
@@ -86,16 +89,17 @@ fn store_failing(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
 }
 
 fn not_connected(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
-    let why = daemon.intake.last_error.as_deref();
+    let why = (daemon.intake.last_error.as_deref()).unwrap_or("not connected yet");
+    let advice = if why.starts_with(REFUSED_BY_BROKER) {
+        "check [mqtt] username and password_file; nightwatt tries again in minutes"
+    } else {
+        "check [mqtt] url and that the broker runs; nightwatt keeps trying"
+    };
     (!daemon.intake.connected).then(|| {
         finding(
             Level::Down,
-            format!(
-                "no connection to the broker at {}: {}",
-                daemon.broker,
-                why.unwrap_or("not connected yet")
-            ),
-            "check [mqtt] url and that the broker runs; nightwatt keeps trying",
+            format!("no connection to the broker at {}: {why}", daemon.broker),
+            advice,
         )
     })
 }
@@ -170,6 +174,31 @@ fn silence(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
             "check that the devices have power and network",
         )
     })
+}
+
+/// Refused in the last day for being new: either there are more devices than expected, or somebody
+/// makes names up.
+fn devices_refused(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let refused = |reason: RejectReason| {
+        let recent = |r: &&RejectCount| r.reason == reason.as_str() && s.now.0 - r.last.0 < DAY_MS;
+        s.store.rejects.iter().find(recent).map(|r| r.count)
+    };
+    if let Some(count) = refused(RejectReason::TooManyDevices) {
+        let devices = s.store.devices;
+        return Some(finding(
+            Level::Attention,
+            format!(
+                "{count} readings of new devices refused: {devices} devices are all there may be"
+            ),
+            "if they are yours, raise store.max_devices; see nightwatt quarantine",
+        ));
+    }
+    let count = refused(RejectReason::NewDevicesTooFast)?;
+    Some(finding(
+        Level::Attention,
+        format!("{count} readings refused: too many new devices in a minute"),
+        "if they are yours, raise store.new_devices_per_min; see nightwatt quarantine",
+    ))
 }
 
 fn doubtful_times(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use judge::{findings, judge};
-pub(crate) use screen::clip;
 pub use screen::render;
+pub(crate) use screen::{clip, printable, wrap};
 
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};

@@ -17,6 +17,7 @@ pub fn render(s: &Status) -> String {
     // Sentences are told to their end; figures are cut at the edge.
     let mut lines = |label: &str, text: &str, at_most: usize| {
         for (i, part) in wrap(text, COLUMNS, at_most).iter().enumerate() {
+            let part = clip(part, COLUMNS);
             let _ = writeln!(out, "{:<10} {part}", if i == 0 { label } else { "" });
         }
     };
@@ -70,10 +71,12 @@ pub fn render(s: &Status) -> String {
             .iter()
             .map(|r| format!("{} {}", r.count, r.reason))
             .collect();
-        line(
-            "refused",
-            format!("{} (samples in table quarantine)", reasons.join(", ")),
-        );
+        line("refused", reasons.join(", "));
+        let most = s.store.reject_topics.iter().find(|t| !t.topic.is_empty());
+        let topic = most.map_or(String::new(), |t| {
+            format!("most on {}; ", printable(&t.topic))
+        });
+        line("", format!("{topic}see nightwatt quarantine"));
     }
     for (device, at, power) in s.devices.iter().take(8) {
         let power = power.map_or("no power".into(), |p| format!("{p:.1} W"));
@@ -178,8 +181,8 @@ fn night_line(s: &Status) -> String {
     }
 }
 
-/// At most `at_most` lines, broken between words; what does not fit is cut off.
-fn wrap(text: &str, columns: usize, at_most: usize) -> Vec<String> {
+/// At most `at_most` lines, broken between words; a word is never broken.
+pub(crate) fn wrap(text: &str, columns: usize, at_most: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     for word in text.split_whitespace() {
         let n = lines.len();
@@ -194,7 +197,20 @@ fn wrap(text: &str, columns: usize, at_most: usize) -> Vec<String> {
             last.push_str(word);
         }
     }
-    lines.iter().map(|line| clip(line, columns)).collect()
+    lines
+}
+
+/// Without what a terminal would obey: topics and payloads are written by others.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 /// At most so many characters.

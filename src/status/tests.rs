@@ -67,10 +67,38 @@ fn days_of_disk_left_count_the_snapshots_and_stop_at_a_year() {
 
 type Break = fn(&mut Status);
 
+fn refused(reason: &str, last: TimestampMs) -> Vec<crate::store::RejectCount> {
+    vec![crate::store::RejectCount {
+        reason: reason.into(),
+        count: 3,
+        last,
+    }]
+}
+
+#[test]
+fn refused_devices_are_an_alarm_for_a_day_and_other_refusals_are_none() {
+    let mut s = healthy();
+    s.store.rejects = refused("too_many_devices", s.now.plus_min(-25 * 60));
+    assert_eq!(judge(&s).level, Level::Ok);
+    s.store.rejects = refused("not_json", s.now);
+    assert_eq!(judge(&s).level, Level::Ok);
+}
+
+#[test]
+fn a_refused_password_is_told_from_an_absent_broker() {
+    let mut s = healthy();
+    let intake = &mut s.daemon.as_mut().unwrap().intake;
+    intake.connected = false;
+    let error = crate::mqtt::link::LinkError::Refused("bad password".into());
+    intake.last_error = Some(error.to_string());
+    let advice = judge(&s).next_step.unwrap();
+    assert!(advice.contains("password_file"), "{advice}");
+}
+
 #[test]
 fn the_verdict_names_the_most_serious_trouble() {
     assert_eq!(judge(&healthy()).level, Level::Ok);
-    let cases: [(Break, Level, &str); 11] = [
+    let cases: [(Break, Level, &str); 13] = [
         (|s| s.daemon = None, Level::Down, "not running"),
         (
             |s| s.daemon.as_mut().unwrap().store_failing = true,
@@ -108,6 +136,16 @@ fn the_verdict_names_the_most_serious_trouble() {
             |s| s.now = s.now.plus_min(90),
             Level::Attention,
             "no message for 90 min",
+        ),
+        (
+            |s| s.store.rejects = refused("too_many_devices", s.now),
+            Level::Attention,
+            "all there may be",
+        ),
+        (
+            |s| s.store.rejects = refused("new_devices_too_fast", s.now),
+            Level::Attention,
+            "in a minute",
         ),
         (
             |s| {

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::writer::{Append, Reject};
+use super::quarantine::{self, Quarantine};
+use super::writer::Append;
 use crate::reading::{DeviceId, Field, Reading, TimeSource};
-
-const QUARANTINE_ENTRIES: i64 = 1000;
 
 /// What the writer remembers of a device.
 #[derive(Clone, Copy)]
@@ -25,7 +24,6 @@ pub(super) type Devices = HashMap<DeviceId, Device>;
 pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) duplicates: u64,
-    pub(super) rejects: u64,
     pub(super) doubtful: u64,
 }
 
@@ -33,10 +31,12 @@ pub(super) struct Counts {
 pub(super) fn write_batch(
     conn: &mut Connection,
     devices: &mut Devices,
+    quarantine: &Quarantine,
     batch: &[Append],
 ) -> rusqlite::Result<Counts> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut counts = Counts::default();
+    let mut sampled = false;
     for append in batch {
         for reading in &append.readings {
             counts.doubtful += u64::from(reading.time_source == TimeSource::Implausible);
@@ -48,13 +48,14 @@ pub(super) fn write_batch(
             }
         }
         if let Some(reject) = &append.reject {
-            write_reject(&tx, reject)?;
-            counts.rejects += 1;
+            quarantine::write_sample(&tx, reject)?;
+            sampled = true;
         }
     }
-    if counts.rejects > 0 {
-        trim(&tx, "quarantine", QUARANTINE_ENTRIES)?;
+    if sampled {
+        quarantine::trim_samples(&tx)?;
     }
+    quarantine.write_counts(&tx)?;
     tx.commit()?;
     Ok(counts)
 }
@@ -198,24 +199,6 @@ const MERGE_LATEST: &str = "
         power = coalesce(?7, power), temperature = coalesce(?8, temperature),
         humidity = coalesce(?9, humidity), fan_on = coalesce(?10, fan_on)
     WHERE ts_ms = ?1 AND device_no = ?2";
-
-fn write_reject(tx: &Transaction<'_>, reject: &Reject) -> rusqlite::Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO quarantine (at_ms, topic, reason, payload) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![
-        reject.at.0,
-        reject.topic,
-        reject.reason,
-        reject.sample
-    ])?;
-    tx.prepare_cached(
-        "INSERT INTO reject_count VALUES (?1, 1, ?2)
-         ON CONFLICT DO UPDATE SET count = count + 1, last_ms = excluded.last_ms",
-    )?
-    .execute(params![reject.reason, reject.at.0])?;
-    Ok(())
-}
 
 /// Keeps the newest `keep` rows of a log table.
 pub(super) fn trim(tx: &Transaction<'_>, table: &'static str, keep: i64) -> rusqlite::Result<()> {

@@ -85,6 +85,13 @@ const STEPS: &[&str] = &[
                temperature, humidity, fan_on, power_min, power_max
         FROM reading_hour JOIN device USING (device_no);
     ",
+    // 3: refused messages by topic as well; of topics beyond a hundred the topic is ''.
+    "
+    CREATE TABLE reject_topic (
+        topic TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+        PRIMARY KEY (topic, reason)
+    ) WITHOUT ROWID;
+    ",
 ];
 
 /// The newest schema this binary knows.

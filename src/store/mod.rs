@@ -18,6 +18,7 @@ mod forecasts;
 mod migrations;
 mod models;
 mod open;
+mod quarantine;
 mod read;
 pub mod recover;
 mod retention;
@@ -29,6 +30,7 @@ mod writer;
 
 pub use migrations::SCHEMA_VERSION;
 pub use open::StoreLock;
+pub use quarantine::{OTHER_TOPICS, QuarantineRow, SAMPLE_BYTES, TOPIC_BYTES, TopicRejects};
 pub use read::{NamedSample, Reader, Samples};
 pub use retention::Removed;
 pub use rows::{

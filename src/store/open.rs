@@ -60,6 +60,13 @@ impl StoreLock {
         }
     }
 
+    /// The process that holds the lock beside `db`, as the kernel tells; the lock itself is not touched.
+    pub fn holder(db: &Path) -> Option<u32> {
+        let inode = std::fs::metadata(suffixed(db, ".lock")).ok()?.ino();
+        let locks = std::fs::read_to_string("/proc/locks").ok()?;
+        lock_holder(&locks, inode)
+    }
+
     /// From here on the store counts as in use: an end without [`StoreLock::mark_clean`] was none.
     pub fn mark_running(&self) -> Result<(), StoreError> {
         self.write_mark("running")
@@ -106,6 +113,16 @@ impl StoreLock {
 pub(super) fn file_state(path: &Path) -> std::io::Result<String> {
     let m = std::fs::metadata(path)?;
     Ok(format!("{} {}.{:09}", m.len(), m.mtime(), m.mtime_nsec()))
+}
+
+/// The process that holds a `flock` on the file with this inode, from the text of `/proc/locks`.
+fn lock_holder(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (kind, pid, file) = (words.get(1)?, words.get(4)?, words.get(5)?);
+        let found = *kind == "FLOCK" && file.rsplit(':').next() == Some(&inode.to_string());
+        found.then(|| pid.parse().ok()).flatten()
+    })
 }
 
 /// The database's companion with this suffix (`-wal`, `.lock`).
@@ -229,10 +246,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().join("deep/er/n.db");
         let first = StoreLock::acquire(&db).unwrap();
+        assert_eq!(StoreLock::holder(&db), Some(std::process::id()));
         let refused = StoreLock::acquire(&db).unwrap_err();
         assert!(matches!(refused, StoreError::Locked { .. }), "{refused}");
         drop(first);
         StoreLock::acquire(&db).unwrap();
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_by_inode_and_kind() {
+        let locks = "1: POSIX  ADVISORY  READ 11 08:01:42 128 128\n\
+                     2: FLOCK  ADVISORY  WRITE 12 08:01:142 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 08:01:42 0 EOF";
+        assert_eq!(lock_holder(locks, 42), Some(13));
+        assert_eq!(lock_holder(locks, 2), None);
     }
 
     #[test]

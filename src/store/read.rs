@@ -172,6 +172,7 @@ impl Reader {
                     })
                 },
             )?,
+            reject_topics: self.reject_topics()?,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TopicRejects;
 use crate::reading::{DeviceId, TimestampMs, Values};
 
 /// One stored measurement as the learner reads it; `device_no` indexes the store's devices.
@@ -223,4 +224,7 @@ pub struct StoreTotals {
     pub wal_bytes: u64,
     /// Refused messages by reason.
     pub rejects: Vec<RejectCount>,
+    /// Refused messages by topic and reason, most first.
+    #[serde(default)]
+    pub reject_topics: Vec<TopicRejects>,
 }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
-use super::append::{Devices, trim, write_batch};
+use super::append::{Counts, Devices, trim, write_batch};
+use super::quarantine::Quarantine;
 use super::{StoreError, open, sql};
+use crate::rate;
 use crate::reading::{Reading, TimestampMs};
 
 /// Commands that may wait for the writer; beyond it the sender waits or holds back.
@@ -143,9 +145,9 @@ impl Store {
             })
     }
 
-    /// Free places in the queue.
-    pub fn room(&self) -> usize {
-        QUEUE.saturating_sub(self.queue.len())
+    /// Whether at least half of the queue is free.
+    pub fn half_empty(&self) -> bool {
+        self.queue.len() <= self.queue.capacity().unwrap_or(QUEUE) / 2
     }
 
     /// The writer's figures.
@@ -260,9 +262,20 @@ impl Writer {
         window: usize,
         committed: impl Committed + 'static,
     ) -> Result<Store, StoreError> {
+        Self::start_sized(db, linger, window, QUEUE, committed)
+    }
+
+    /// [`Writer::start`] with room for `places` commands.
+    pub(crate) fn start_sized(
+        db: &Path,
+        linger: Duration,
+        window: usize,
+        places: usize,
+        committed: impl Committed + 'static,
+    ) -> Result<Store, StoreError> {
         let conn = open::writing(db)?;
-        let (queue, commands) = flume::bounded(QUEUE);
         let (chores, waiting_chores) = flume::bounded(1);
+        let (queue, commands) = flume::bounded(places);
         let gauges = Arc::new(WriterGauges::default());
         let thread = Thread {
             conn,
@@ -273,6 +286,8 @@ impl Writer {
             committed: Box::new(committed),
             gauges: gauges.clone(),
             devices: Devices::default(),
+            quarantine: Quarantine::default(),
+            started: Instant::now(),
         };
         std::thread::Builder::new()
             .name("writer".into())
@@ -299,12 +314,15 @@ struct Thread {
     committed: Box<dyn Committed>,
     gauges: Arc<WriterGauges>,
     devices: Devices,
+    quarantine: Quarantine,
+    started: Instant,
 }
 
 impl Thread {
     fn run(mut self) {
         let mut batch = Vec::with_capacity(64);
-        while let Ok(first) = self.commands.recv() {
+        while let Some(first) = self.next() {
+            self.turn();
             let after = self.gather(first, &mut batch);
             self.commit(&mut batch);
             match after {
@@ -340,6 +358,18 @@ impl Thread {
     fn see_to_chores(&mut self) {
         while let Ok(job) = self.chores.try_recv() {
             job(&mut self.conn);
+        }
+    }
+
+    /// The next command; a nudge where counts want to be written and nothing comes.
+    fn next(&self) -> Option<Command> {
+        match self.quarantine.patience(self.started.elapsed()) {
+            None => self.commands.recv().ok(),
+            Some(patience) => match self.commands.recv_timeout(patience) {
+                Ok(command) => Some(command),
+                Err(flume::RecvTimeoutError::Timeout) => Some(Command::Nudge),
+                Err(flume::RecvTimeoutError::Disconnected) => None,
+            },
         }
     }
 
@@ -386,42 +416,27 @@ impl Thread {
     /// broker's copy of them, so it is retried for as long as the process lives. Only a damaged file
     /// ends that: the batch is left to the broker, which sends it again after the restart.
     fn commit(&mut self, batch: &mut Vec<Append>) {
+        let now = self.started.elapsed();
+        let rejects = self.quarantine.sift(batch, now);
+        let kept = |a: &Append| !a.readings.is_empty() || a.reject.is_some();
+        let counts_due = self.quarantine.patience(now) == Some(Duration::ZERO);
+        let counts = if batch.iter().any(kept) || counts_due {
+            let Some(counts) = self.write(batch) else {
+                return;
+            };
+            counts
+        } else {
+            Counts::default()
+        };
         if batch.is_empty() {
             return;
-        }
-        while self.gauges.hold.load(Ordering::Relaxed) && !self.damaged() {
-            self.wait_with_chores();
-        }
-        let counts = loop {
-            if self.damaged() {
-                return;
-            }
-            match write_batch(&mut self.conn, &mut self.devices, batch) {
-                Ok(counts) => break counts,
-                Err(error) => {
-                    // Numbers given to devices in the rolled-back transaction are void.
-                    self.devices.clear();
-                    self.gauges.note(&error);
-                    if !self.gauges.failing.swap(true, Ordering::Relaxed) {
-                        tracing::error!(%error, messages = batch.len(), "commit failed; holding the batch unacknowledged and trying again");
-                    }
-                    if !self.damaged() {
-                        self.wait_with_chores();
-                    }
-                }
-            }
-        };
-        self.gauges.disk_full.store(false, Ordering::Relaxed);
-        if self.gauges.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!(messages = batch.len(), "commits succeed again");
         }
         let g = &self.gauges;
         g.messages.fetch_add(batch.len() as u64, Ordering::Relaxed);
         g.rows.fetch_add(counts.rows, Ordering::Relaxed);
         g.duplicates.fetch_add(counts.duplicates, Ordering::Relaxed);
-        g.rejects.fetch_add(counts.rejects, Ordering::Relaxed);
+        g.rejects.fetch_add(rejects, Ordering::Relaxed);
         g.doubtful.fetch_add(counts.doubtful, Ordering::Relaxed);
-        g.commits.fetch_add(1, Ordering::Relaxed);
         let last = batch
             .iter()
             .flat_map(|a| &a.readings)
@@ -442,7 +457,47 @@ impl Thread {
         }
     }
 
+    /// One transaction, tried until it succeeds; none where the file turns out to be damaged.
+    fn write(&mut self, batch: &[Append]) -> Option<Counts> {
+        while self.gauges.hold.load(Ordering::Relaxed) && !self.damaged() {
+            self.wait_with_chores();
+        }
+        let counts = loop {
+            if self.damaged() {
+                return None;
+            }
+            match write_batch(&mut self.conn, &mut self.devices, &self.quarantine, batch) {
+                Ok(counts) => break counts,
+                Err(error) => {
+                    // Numbers given to devices in the rolled-back transaction are void.
+                    self.devices.clear();
+                    self.gauges.note(&error);
+                    self.gauges.failing.store(true, Ordering::Relaxed);
+                    if let Some(more) = rate::log_line("commit") {
+                        tracing::error!(%error, messages = batch.len(), "commit failed; holding the batch unacknowledged and trying again{more}");
+                    }
+                    if !self.damaged() {
+                        self.wait_with_chores();
+                    }
+                }
+            }
+        };
+        self.gauges.disk_full.store(false, Ordering::Relaxed);
+        if self.gauges.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(messages = batch.len(), "commits succeed again");
+        }
+        self.quarantine.committed(self.started.elapsed());
+        self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        Some(counts)
+    }
+
     fn close(&mut self) {
+        if self.quarantine.patience(Duration::ZERO).is_some() {
+            let write = write_batch(&mut self.conn, &mut self.devices, &self.quarantine, &[]);
+            if let Err(error) = write {
+                tracing::warn!(%error, "the last counts of refused messages were not written");
+            }
+        }
         if let Err(error) = truncate_wal(&self.conn, CLOSE_PATIENCE) {
             // A reader may hold the log; the next start folds it in.
             tracing::warn!(%error, "the write-ahead log was left for the next start");
@@ -632,7 +687,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_messages_are_kept_bounded_counted_and_acknowledged() {
+    fn a_flood_of_refused_messages_is_sampled_counted_and_acknowledged() {
         let dir = tempfile::tempdir().unwrap();
         let (store, heard) = start(dir.path());
         for i in 0..1200 {
@@ -655,12 +710,13 @@ mod tests {
         block_on(store.stop());
         assert_eq!(
             query::<i64>(dir.path(), "SELECT count(*) FROM quarantine"),
-            1000
+            20
         );
         assert_eq!(
             query::<i64>(dir.path(), "SELECT count FROM reject_count"),
             1200
         );
+        assert_eq!(store.gauges().rejects.load(Ordering::Relaxed), 1200);
         assert_eq!(heard.0.lock().unwrap().0.len(), 1200);
     }
 
@@ -698,6 +754,47 @@ mod tests {
         send(4);
         acknowledged(5);
         assert_eq!(store.gauges().commits.load(Ordering::Relaxed), 1);
+        block_on(store.stop());
+    }
+
+    #[test]
+    fn what_is_only_counted_costs_no_commit_and_is_written_soon_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, heard) = start(dir.path());
+        let send = |n: u16| {
+            for _ in 0..n {
+                let reject = Reject {
+                    at: TimestampMs(1),
+                    topic: "x/y".into(),
+                    reason: "not_json",
+                    sample: vec![],
+                };
+                let mut a = append(vec![], 1);
+                a.reject = Some(reject);
+                store.try_append(a).unwrap();
+            }
+        };
+        let wait = |what: &str, done: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !done() {
+                assert!(Instant::now() < deadline, "{what}");
+                std::thread::yield_now();
+            }
+        };
+        let counted = || query::<Option<i64>>(dir.path(), "SELECT sum(count) FROM reject_topic");
+        send(30);
+        wait("the first are not counted", &|| counted() == Some(30));
+        let before = store.gauges().commits.load(Ordering::Relaxed);
+        for round in 1..=20 {
+            send(20);
+            let acked = || heard.0.lock().unwrap().0.len();
+            wait("not acknowledged", &|| acked() == 30 + 20 * round);
+        }
+        wait("nothing else comes and they stay unwritten", &|| {
+            counted() == Some(430)
+        });
+        let commits = store.gauges().commits.load(Ordering::Relaxed) - before;
+        assert!(commits < 15, "{commits} commits for what is only counted");
         block_on(store.stop());
     }
 

@@ -46,6 +46,11 @@ impl Broker {
             "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nlog_type error\n{extra}\n"
         );
         std::fs::write(&conf, text).unwrap();
+        Self::with_conf(port, conf)
+    }
+
+    /// One with a configuration of its own that listens on `port`.
+    pub fn with_conf(port: u16, conf: PathBuf) -> Self {
         let child = Self::spawn(&conf);
         let broker = Self { port, child, conf };
         broker.wait_until_listening();
@@ -74,6 +79,14 @@ impl Broker {
 
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// An orderly end: what is to be kept is saved.
+    pub fn stop(&mut self) {
+        let pid = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(asked.unwrap().success());
         self.child.wait().unwrap();
     }
 

@@ -1,0 +1,223 @@
+//! `doctor`: gathers the facts that [`crate::doctor`] judges, and changes nothing.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Method;
+use rustix::fs::{Access as Mode, StatVfsMountFlags};
+
+use super::{Exit, Failure, Outcome, block_on, load};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Protocol};
+use crate::doctor::{self, Access, Broker, Database, Disk, Env, Grade};
+use crate::errors::chain;
+use crate::http::client;
+use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender};
+use crate::store::{Reader, StoreLock};
+
+/// How long the broker may take for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long we listen for a first message.
+const LISTEN: Duration = Duration::from_secs(5);
+
+pub(super) fn doctor(path: Option<&Path>, json: bool) -> Outcome {
+    let findings = match load(path) {
+        Ok(config) => doctor::examine(&gather(config)?),
+        Err(Failure(_, why)) => {
+            let advice = "correct it; config/nightwatt.toml is the complete reference";
+            vec![doctor::problem("configuration", why, advice)]
+        }
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", doctor::render(&findings));
+    }
+    let sick = findings.iter().any(|f| f.grade == Grade::Problem);
+    Ok(if sick { Exit::Failed } else { Exit::Done })
+}
+
+fn gather(config: Config) -> Result<Env, Failure> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let db = config.store.path.clone();
+    let folder = match db.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    };
+    let (broker, daemon_answers) = block_on(async {
+        let socket = &config.http.socket;
+        let request = client::request(socket, Method::GET, "/api/status", String::new());
+        let answered = tokio::time::timeout(ANSWER, request).await;
+        let broker = ask_broker(&config, credentials.as_deref()).await;
+        Ok((broker, matches!(answered, Ok(Ok(_)))))
+    })?;
+    let mqtt = &config.mqtt;
+    let secrets = [&mqtt.password_file, &mqtt.client_key_file];
+    let mode = |path: &PathBuf| std::fs::metadata(path).ok().map(|m| m.mode());
+    let secrets = secrets.into_iter().flatten();
+    Ok(Env {
+        broker,
+        folder: access(folder),
+        file: access(&db),
+        socket_folder: access(config.http.socket.parent().unwrap_or(Path::new("/"))),
+        secrets: secrets.map(|path| (path.clone(), mode(path))).collect(),
+        disk: disk(folder),
+        now: SystemClock.now(),
+        synchronised: synchronised(),
+        database: look_into(&db),
+        holder: StoreLock::holder(&db),
+        daemon_answers,
+        config,
+    })
+}
+
+fn access(path: &Path) -> Access {
+    if !path.exists() {
+        Access::Missing
+    } else if rustix::fs::access(path, Mode::WRITE_OK).is_ok() {
+        Access::Writable
+    } else {
+        Access::Denied
+    }
+}
+
+fn disk(folder: &Path) -> Option<Disk> {
+    let folder = folder.canonicalize().ok()?;
+    let stat = rustix::fs::statvfs(&folder).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    Some(Disk {
+        free_bytes: stat.f_bavail * stat.f_frsize,
+        kind: doctor::file_system_of(&mounts, &folder),
+        read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+    })
+}
+
+/// What systemd knows of the kernel's clock.
+fn synchronised() -> Option<bool> {
+    if Path::new("/run/systemd/timesync/synchronized").exists() {
+        return Some(true);
+    }
+    let out = std::process::Command::new("timedatectl")
+        .args(["show", "-p", "NTPSynchronized", "--value"])
+        .output()
+        .ok()?;
+    match String::from_utf8_lossy(&out.stdout).trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+fn look_into(db: &Path) -> Database {
+    if !db.exists() {
+        return Database::Absent;
+    }
+    match Reader::open(db).and_then(|reader| reader.totals()) {
+        Ok(totals) => Database::Sound {
+            devices: totals.devices,
+        },
+        Err(error) => Database::Unreadable(chain(&error)),
+    }
+}
+
+/// Comes, goes, comes again under a name of our own, so that the daemon's session is left alone, and
+/// takes the session with it at the end.
+async fn ask_broker(config: &Config, credentials: Option<&Path>) -> Broker {
+    match sessions(config, credentials).await {
+        Ok(keeps_sessions) => match listen(config, credentials).await {
+            Ok((refused_filters, heard)) => Broker::Answered {
+                keeps_sessions,
+                refused_filters,
+                heard,
+            },
+            Err(error) => Broker::Unreachable(chain(&error)),
+        },
+        Err(LinkError::Refused(why)) => Broker::Refused(why),
+        Err(error) => {
+            let mut older = config.clone();
+            older.mqtt.protocol = Protocol::V311;
+            let asked_v5 = config.mqtt.protocol == Protocol::V5;
+            if asked_v5 && listen(&older, credentials).await.is_ok() {
+                Broker::OnlyV311
+            } else {
+                Broker::Unreachable(chain(&error))
+            }
+        }
+    }
+}
+
+/// Whether the broker still knows a session after its owner has gone.
+async fn sessions(config: &Config, credentials: Option<&Path>) -> Result<bool, LinkError> {
+    let mut present = false;
+    for _ in 0..2 {
+        let (sender, mut link) = open(config, credentials, true)?;
+        present = connect(&mut link).await?;
+        sender.disconnect();
+        // Until the goodbye is out; that the connection then breaks is how it ends.
+        while let Ok(event) = answer(&mut link, ANSWER).await {
+            if let LinkEvent::Disconnected = event {
+                break;
+            }
+        }
+    }
+    Ok(present)
+}
+
+/// How many subscriptions were refused (none where there was no answer), and whether messages come.
+async fn listen(
+    config: &Config,
+    credentials: Option<&Path>,
+) -> Result<(Option<usize>, bool), LinkError> {
+    let (sender, mut link) = open(config, credentials, false)?;
+    connect(&mut link).await?;
+    sender.subscribe(config.mqtt.topics.iter().map(|t| t.filter.as_str()));
+    let (mut answered, mut heard) = (None, false);
+    let end = tokio::time::Instant::now() + LISTEN;
+    while answered.is_none() || !heard {
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        match answer(&mut link, left).await {
+            Ok(LinkEvent::Subscribed { refused }) => answered = Some(refused),
+            Ok(LinkEvent::Message(message)) => heard |= !message.retain,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    sender.disconnect();
+    while let Ok(event) = answer(&mut link, ANSWER).await {
+        if let LinkEvent::Disconnected = event {
+            break;
+        }
+    }
+    Ok((answered, heard))
+}
+
+fn open(
+    config: &Config,
+    credentials: Option<&Path>,
+    persistent: bool,
+) -> Result<(LinkSender, LinkLoop), LinkError> {
+    let mut options = LinkOptions::new(&config.mqtt, "-doctor", credentials)?;
+    options.persistent = persistent;
+    Ok(options.open())
+}
+
+/// Connects; whether a session was there.
+async fn connect(link: &mut LinkLoop) -> Result<bool, LinkError> {
+    loop {
+        if let LinkEvent::Connected { session_present } = answer(link, ANSWER).await? {
+            return Ok(session_present);
+        }
+    }
+}
+
+async fn answer(link: &mut LinkLoop, limit: Duration) -> Result<LinkEvent, LinkError> {
+    match tokio::time::timeout(limit, link.poll()).await {
+        Ok(polled) => polled,
+        Err(_) => Err(LinkError::Broken(format!(
+            "no answer for {} s",
+            limit.as_secs()
+        ))),
+    }
+}

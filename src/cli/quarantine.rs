@@ -1,0 +1,228 @@
+//! `quarantine`: the messages that could not become readings.
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+
+use super::{Exit, Failure, JsonArg, Outcome, block_on, train::Nobody};
+use crate::config::Config;
+use crate::http::client::{self, ClientError};
+use crate::status::{clip, printable};
+use crate::store::{OTHER_TOPICS, QuarantineRow, Reader, StoreLock, TopicRejects, Writer};
+
+#[derive(Args)]
+pub(super) struct QuarantineArgs {
+    #[command(subcommand)]
+    verb: Option<QuarantineVerb>,
+    /// Only messages refused for this reason, for example not_json
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only messages of exactly this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// At most so many, the newest first
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+#[derive(Subcommand)]
+enum QuarantineVerb {
+    /// One message with its payload
+    Show {
+        /// The message's number
+        id: i64,
+    },
+    /// Forget them all, and their counts
+    Clear,
+}
+
+pub(super) fn quarantine(config: &Config, args: QuarantineArgs) -> Outcome {
+    match args.verb {
+        Some(QuarantineVerb::Clear) => return clear(config, args.json.json),
+        Some(QuarantineVerb::Show { id }) => {
+            let unknown = || format!("there is no message {id}; `nightwatt quarantine` lists them");
+            let row = Reader::open(&config.store.path)?
+                .quarantined(id)?
+                .ok_or_else(|| Failure(Exit::Failed, unknown()))?;
+            if args.json.json {
+                println!("{}", serde_json::to_string_pretty(&json(&row))?);
+            } else {
+                print!("{}", one(&row));
+            }
+        }
+        None => {
+            let reader = Reader::open(&config.store.path)?;
+            let rows =
+                reader.quarantine(args.reason.as_deref(), args.topic.as_deref(), args.limit)?;
+            let mut counts = reader.reject_topics()?;
+            let wanted = |asked: &Option<String>, found: &str| {
+                asked.as_deref().is_none_or(|asked| asked == found)
+            };
+            counts.retain(|c| wanted(&args.reason, &c.reason) && wanted(&args.topic, &c.topic));
+            if args.json.json {
+                let messages: Vec<_> = rows.iter().map(json).collect();
+                let all = serde_json::json!({ "counts": counts, "messages": messages });
+                println!("{}", serde_json::to_string_pretty(&all)?);
+            } else {
+                print!("{}", list(&rows, &counts));
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Through the daemon; where none runs, here.
+fn clear(config: &Config, as_json: bool) -> Outcome {
+    let cleared = block_on(async {
+        let socket = &config.http.socket;
+        let path = "/api/quarantine/clear";
+        match client::request(socket, Method::POST, path, String::new()).await {
+            Ok(answer) => Ok(answer["cleared"].as_u64().unwrap_or(0) as usize),
+            Err(ClientError::NotRunning { .. }) => {
+                // Only to empty it: no file is made where there is none.
+                Reader::open(&config.store.path)?;
+                let _lock = StoreLock::acquire(&config.store.path)?;
+                let store =
+                    Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
+                let cleared = store.clear_quarantine().await;
+                store.stop().await;
+                Ok(cleared?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    if as_json {
+        println!("{}", serde_json::json!({ "cleared": cleared }));
+    } else {
+        println!("{cleared} messages forgotten");
+    }
+    Ok(Exit::Done)
+}
+
+fn json(row: &QuarantineRow) -> serde_json::Value {
+    let mut object = serde_json::json!({
+        "id": row.id,
+        "at": row.at,
+        "topic": row.topic,
+        "reason": row.reason,
+        "payload": String::from_utf8_lossy(&row.payload),
+    });
+    if std::str::from_utf8(&row.payload).is_err() {
+        let hex: String = row.payload.iter().map(|b| format!("{b:02x}")).collect();
+        object["payload_hex"] = hex.into();
+    }
+    object
+}
+
+fn list(rows: &[QuarantineRow], counts: &[TopicRejects]) -> String {
+    if rows.is_empty() && counts.is_empty() {
+        return "nothing was refused\n".into();
+    }
+    let mut out = format!("{:>9}  {:<21} {}\n", "refused", "reason", "topic");
+    for c in counts.iter().take(20) {
+        let topic = if c.topic == OTHER_TOPICS {
+            "(other topics)".into()
+        } else {
+            printable(&c.topic)
+        };
+        out += &format!("{:>9}  {:<21} {}\n", c.count, c.reason, clip(&topic, 46));
+    }
+    out += &format!(
+        "\n{:>9}  {:<20} {:<21} {}\n",
+        "message", "at", "reason", "topic and payload"
+    );
+    for r in rows {
+        let at = r.at.to_utc().format("%Y-%m-%dT%H:%M:%SZ");
+        let what = format!("{} {}", r.topic, String::from_utf8_lossy(&r.payload));
+        let what = clip(&printable(&what), 26);
+        out += &format!("{:>9}  {at:<20} {:<21} {what}\n", r.id, r.reason);
+    }
+    out + "\nnightwatt quarantine show MESSAGE prints the payload\n"
+}
+
+fn one(row: &QuarantineRow) -> String {
+    let mut out = format!(
+        "message  {}\nat       {}\ntopic    {}\nreason   {}\nbytes    {} kept\n\n",
+        row.id,
+        row.at,
+        printable(&row.topic),
+        row.reason,
+        row.payload.len()
+    );
+    match std::str::from_utf8(&row.payload) {
+        Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => {
+            for line in text.lines() {
+                out += &format!("{}\n", printable(line));
+            }
+        }
+        _ => out += &hexdump(&row.payload),
+    }
+    out
+}
+
+/// Sixteen bytes a line: offset, hexadecimal, and what is printable of them.
+fn hexdump(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for (i, line) in bytes.chunks(16).enumerate() {
+        let hex: String = line.iter().map(|b| format!("{b:02x} ")).collect();
+        let shown = |b: &u8| match b {
+            b' '..=b'~' => char::from(*b),
+            _ => '.',
+        };
+        let text: String = line.iter().map(shown).collect();
+        out += &format!("{:06x}  {hex:<48} {text}\n", i * 16);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::TimestampMs;
+
+    fn row(payload: &[u8]) -> QuarantineRow {
+        QuarantineRow {
+            id: 7,
+            at: TimestampMs(0),
+            topic: "a/\u{1b}[31mred".into(),
+            reason: "not_json".into(),
+            payload: payload.to_vec(),
+        }
+    }
+
+    #[test]
+    fn text_is_shown_as_text_and_bytes_as_bytes_and_nothing_reaches_the_terminal_raw() {
+        let shown = one(&row(b"{\"power\":\n 1"));
+        assert!(shown.ends_with("{\"power\":\n 1\n"), "{shown}");
+        for payload in [&b"\xff\x00abc"[..], b"\x1b[2Jgone"] {
+            let shown = one(&row(payload));
+            assert!(shown.contains("000000  "), "{shown}");
+            assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        }
+        let shown = list(&[row(b"\x1b]0;title\x07")], &[]);
+        assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'));
+        assert_eq!(
+            hexdump(b"0123456789abcdef\n")
+                .lines()
+                .nth(1)
+                .unwrap()
+                .trim_end(),
+            format!("000010  {:<48} .", "0a")
+        );
+    }
+
+    #[test]
+    fn the_list_fits_80_columns() {
+        let counts = TopicRejects {
+            topic: "t".repeat(256),
+            reason: "new_devices_too_fast".into(),
+            count: 123_456_789,
+            last: TimestampMs(0),
+        };
+        let mut long = row(&[b'x'; 1024]);
+        long.reason = "new_devices_too_fast".into();
+        let shown = list(&[long], &[counts]);
+        assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+    }
+}

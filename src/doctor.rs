@@ -1,0 +1,664 @@
+//! What may be wrong with a station before or while it runs: facts in, one finding a check out.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::clock;
+use crate::config::{Config, Protocol};
+use crate::reading::TimestampMs;
+use crate::status::wrap;
+
+const TIGHT_BYTES: u64 = 50_000_000;
+const LOW_BYTES: u64 = 500_000_000;
+const COLUMNS: usize = 80;
+
+/// How serious a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// It works, and could be better or could not be looked at.
+    Warning,
+    /// It does not work or loses data.
+    Problem,
+}
+
+/// What one check came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at: a stable word.
+    pub check: &'static str,
+    /// How it is.
+    pub grade: Grade,
+    /// The sentence.
+    pub text: String,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+/// What the broker answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broker {
+    /// No connection.
+    Unreachable(String),
+    /// User, password or client id is not welcome.
+    Refused(String),
+    /// It speaks MQTT 3.1.1 and was asked for MQTT 5.
+    OnlyV311,
+    /// It let us in.
+    Answered {
+        /// A session was there again after a disconnect.
+        keeps_sessions: bool,
+        /// Filters it refused at QoS 1; none where it did not answer.
+        refused_filters: Option<usize>,
+        /// A message arrived while we listened.
+        heard: bool,
+    },
+}
+
+/// Whether we may write somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// We may.
+    Writable,
+    /// We may not.
+    Denied,
+    /// It is not there.
+    Missing,
+}
+
+/// The database as a reader finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// Not made yet.
+    Absent,
+    /// It can be read.
+    Sound {
+        /// How many devices are in it.
+        devices: i64,
+    },
+    /// It cannot.
+    Unreadable(String),
+}
+
+/// The file system under the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Free for us, bytes.
+    pub free_bytes: u64,
+    /// Its type as the kernel calls it.
+    pub kind: Option<String>,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// Everything the checks look at.
+#[derive(Clone, Debug)]
+pub struct Env {
+    /// The configuration.
+    pub config: Config,
+    /// What the broker answered.
+    pub broker: Broker,
+    /// The database's folder.
+    pub folder: Access,
+    /// The database file.
+    pub file: Access,
+    /// The socket's folder.
+    pub socket_folder: Access,
+    /// A file with a secret and its mode; no mode where it could not be looked at.
+    pub secrets: Vec<(PathBuf, Option<u32>)>,
+    /// The file system under the database.
+    pub disk: Option<Disk>,
+    /// The wall clock.
+    pub now: TimestampMs,
+    /// Whether a time service has set it; none where nobody can say.
+    pub synchronised: Option<bool>,
+    /// The database.
+    pub database: Database,
+    /// The process that holds the database's lock.
+    pub holder: Option<u32>,
+    /// A daemon answers on the socket.
+    pub daemon_answers: bool,
+}
+
+/// Every check, in the order they are shown.
+pub const CHECKS: &[fn(&Env) -> Finding] = &[
+    configuration,
+    broker,
+    session,
+    subscriptions,
+    database_folder,
+    socket,
+    secrets,
+    disk_space,
+    file_system,
+    clock_set,
+    database,
+    daemon,
+];
+
+/// Runs every check.
+pub fn examine(env: &Env) -> Vec<Finding> {
+    CHECKS.iter().map(|check| check(env)).collect()
+}
+
+fn ok(check: &'static str, text: impl Into<String>) -> Finding {
+    Finding {
+        check,
+        grade: Grade::Ok,
+        text: text.into(),
+        advice: None,
+    }
+}
+
+fn warning(check: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding {
+        check,
+        grade: Grade::Warning,
+        text: text.into(),
+        advice: Some(advice.into()),
+    }
+}
+
+/// Something that does not work or loses data.
+pub fn problem(check: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding {
+        grade: Grade::Problem,
+        ..warning(check, text, advice)
+    }
+}
+
+fn configuration(env: &Env) -> Finding {
+    let check = "configuration";
+    match env.config.site.site() {
+        Some(_) => ok(check, "valid, and knows where the panels stand"),
+        None => warning(
+            check,
+            "valid, but does not say where the panels stand",
+            "set [site] latitude and longitude: forecasts then know the sun",
+        ),
+    }
+}
+
+fn broker(env: &Env) -> Finding {
+    let check = "broker";
+    let url = &env.config.mqtt.url;
+    match &env.broker {
+        Broker::Unreachable(why) => problem(
+            check,
+            format!("no connection to {url}: {why}"),
+            "start the broker, or correct [mqtt] url",
+        ),
+        Broker::Refused(why) => problem(
+            check,
+            why,
+            "check [mqtt] username and password_file against the broker's password file",
+        ),
+        Broker::OnlyV311 => problem(
+            check,
+            format!("{url} does not speak MQTT 5"),
+            "set [mqtt] protocol = \"3.1.1\", or install mosquitto 2",
+        ),
+        Broker::Answered { .. } if env.config.mqtt.protocol == Protocol::V311 => warning(
+            check,
+            format!("{url} answers; MQTT 3.1.1 as configured"),
+            "with protocol = \"5\" the broker holds back what is too large or too much",
+        ),
+        Broker::Answered { .. } => ok(check, format!("{url} answers and speaks MQTT 5")),
+    }
+}
+
+fn unasked(check: &'static str) -> Finding {
+    warning(
+        check,
+        "not looked at: there is no connection to the broker",
+        "mend that first",
+    )
+}
+
+fn session(env: &Env) -> Finding {
+    let check = "session";
+    match env.broker {
+        Broker::Answered {
+            keeps_sessions: true,
+            ..
+        } => ok(check, "the broker keeps a session while its owner is away"),
+        Broker::Answered { .. } => problem(
+            check,
+            "the broker forgot a session at once: what comes while nightwatt is away is lost",
+            "let the broker keep sessions; config/mosquitto.conf is an example",
+        ),
+        _ => unasked(check),
+    }
+}
+
+fn subscriptions(env: &Env) -> Finding {
+    let check = "subscriptions";
+    let rules = env.config.mqtt.topics.len();
+    match env.broker {
+        Broker::Answered {
+            refused_filters: None,
+            ..
+        } => problem(
+            check,
+            "the broker did not answer a subscription",
+            "look into the broker's log",
+        ),
+        Broker::Answered {
+            refused_filters: Some(refused @ 1..),
+            ..
+        } => problem(
+            check,
+            format!("the broker refused {refused} of {rules} topics at QoS 1"),
+            "let this user read the topics in [[mqtt.topics]] (mosquitto: acl_file)",
+        ),
+        Broker::Answered { heard: false, .. } => warning(
+            check,
+            "granted at QoS 1, but nothing arrived for some seconds",
+            "normal with slow devices; else compare their topics with [[mqtt.topics]], and see \
+             whether this user may read them: mosquitto grants what its acl_file then keeps back",
+        ),
+        Broker::Answered { .. } => ok(check, "granted at QoS 1, and messages arrive"),
+        _ => unasked(check),
+    }
+}
+
+fn database_folder(env: &Env) -> Finding {
+    let check = "permissions";
+    let path = &env.config.store.path;
+    let folder = path.parent().unwrap_or(path).display();
+    match (env.folder, env.file) {
+        (Access::Writable, Access::Denied) => problem(
+            check,
+            format!("this user may not write {}", path.display()),
+            "run as the user that owns it, or chown it",
+        ),
+        (Access::Writable, _) => ok(check, format!("{folder} can be written")),
+        (Access::Denied, _) => problem(
+            check,
+            format!("this user may not write into {folder}"),
+            "run as nightwatt's user (sudo -u nightwatt nightwatt doctor), or chown it",
+        ),
+        (Access::Missing, _) => warning(
+            check,
+            format!("{folder} does not exist yet"),
+            "nightwatt run makes it where it may; else create it for nightwatt's user",
+        ),
+    }
+}
+
+fn socket(env: &Env) -> Finding {
+    let check = "socket";
+    let path = env.config.http.socket.display();
+    if env.daemon_answers {
+        return ok(check, format!("the daemon answers on {path}"));
+    }
+    match env.socket_folder {
+        Access::Writable => ok(check, format!("{path} can be made")),
+        Access::Denied => problem(
+            check,
+            format!("this user may not make {path}"),
+            "set [http] socket to where it may, or run as nightwatt's user",
+        ),
+        Access::Missing => warning(
+            check,
+            format!("the folder of {path} does not exist"),
+            "systemd makes it (RuntimeDirectory=nightwatt); else create it",
+        ),
+    }
+}
+
+fn secrets(env: &Env) -> Finding {
+    let check = "password";
+    for (path, mode) in &env.secrets {
+        let path = path.display();
+        match mode {
+            None => {
+                return problem(
+                    check,
+                    format!("{path} cannot be read"),
+                    "create it, or correct [mqtt] password_file and client_key_file",
+                );
+            }
+            Some(mode) if mode & 0o004 != 0 => {
+                return problem(
+                    check,
+                    format!("every user of this machine may read {path}"),
+                    format!("chmod o= {path}"),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let login = env.config.mqtt.username.is_some() || env.config.mqtt.url.contains('@');
+    if env.secrets.is_empty() && !login {
+        return warning(
+            check,
+            "nightwatt logs in without a user name",
+            "give the broker a password file; config/mosquitto.conf is an example",
+        );
+    }
+    ok(check, "secrets are readable by those who need them only")
+}
+
+fn disk_space(env: &Env) -> Finding {
+    let check = "disk";
+    let Some(disk) = &env.disk else {
+        return warning(
+            check,
+            "the file system could not be looked at",
+            "check that the database's folder exists",
+        );
+    };
+    let free = format!("{:.1} GB free", disk.free_bytes as f64 / 1e9);
+    if disk.read_only {
+        let text = "the file system of the database is mounted read-only";
+        return problem(check, text, "dmesg says why; mount it writable again");
+    }
+    match disk.free_bytes {
+        ..TIGHT_BYTES => problem(
+            check,
+            free,
+            "free some space: readings cannot be stored soon",
+        ),
+        ..LOW_BYTES => warning(check, free, "free some space"),
+        _ => ok(check, free),
+    }
+}
+
+fn file_system(env: &Env) -> Finding {
+    let check = "file_system";
+    let kind = env.disk.as_ref().and_then(|d| d.kind.as_deref());
+    let Some(kind) = kind else {
+        return warning(
+            check,
+            "the type of the file system is unknown",
+            "keep the database on a local ext4, xfs, btrfs or f2fs",
+        );
+    };
+    let move_it = "keep the database on a local ext4, xfs, btrfs or f2fs";
+    match kind {
+        "nfs" | "nfs4" | "cifs" | "smb3" | "9p" | "afs" | "ceph" | "fuse.sshfs" => problem(
+            check,
+            format!("the database is on a network file system ({kind})"),
+            move_it,
+        ),
+        "tmpfs" | "ramfs" => problem(
+            check,
+            format!("the database is in memory ({kind}): a power cut takes it"),
+            move_it,
+        ),
+        "vfat" | "exfat" | "ntfs" | "ntfs3" | "fuseblk" => warning(
+            check,
+            format!("{kind} does not survive power cuts well"),
+            move_it,
+        ),
+        _ => ok(check, format!("the database is on {kind}")),
+    }
+}
+
+fn clock_set(env: &Env) -> Finding {
+    let check = "clock";
+    if !clock::plausible(env.now) {
+        return problem(
+            check,
+            format!("the clock says {}, which cannot be", env.now),
+            "set it (timedatectl set-time), or connect a time server",
+        );
+    }
+    match env.synchronised {
+        Some(true) => ok(check, "set by a time service"),
+        Some(false) => warning(
+            check,
+            "plausible, but no time service has set it",
+            "timedatectl set-ntp true, and allow NTP (UDP 123) out",
+        ),
+        None => warning(
+            check,
+            "plausible; nobody here can say whether a time service has set it",
+            "install systemd-timesyncd or chrony",
+        ),
+    }
+}
+
+fn database(env: &Env) -> Finding {
+    let check = "database";
+    match &env.database {
+        Database::Absent => ok(check, "not made yet; nightwatt run makes it"),
+        Database::Sound { devices } => ok(check, format!("readable; {devices} devices")),
+        Database::Unreadable(why) => problem(
+            check,
+            why,
+            "stop nightwatt and keep the file aside together with its -wal and -shm",
+        ),
+    }
+}
+
+fn daemon(env: &Env) -> Finding {
+    let check = "daemon";
+    match (env.holder, env.daemon_answers) {
+        (Some(pid), true) => ok(check, format!("running, process {pid} holds the database")),
+        (None, true) => ok(check, "running"),
+        (None, false) => warning(
+            check,
+            "not running",
+            "systemctl start nightwatt (or: nightwatt run)",
+        ),
+        (Some(pid), false) => problem(
+            check,
+            format!("process {pid} holds the database and does not answer on the socket"),
+            format!("see what it is (ps {pid}); a second nightwatt cannot start beside it"),
+        ),
+    }
+}
+
+/// The findings for people, at most 80 columns wide but for words that are longer.
+pub fn render(findings: &[Finding]) -> String {
+    let mut out = String::new();
+    for f in findings {
+        let grade = match f.grade {
+            Grade::Ok => "ok",
+            Grade::Warning => "warning",
+            Grade::Problem => "PROBLEM",
+        };
+        sentence(&mut out, &format!("{grade:<8} {:<14} ", f.check), &f.text);
+        if let Some(advice) = &f.advice {
+            sentence(&mut out, &format!("{:24}", ""), &format!("-> {advice}"));
+        }
+    }
+    let count = |grade| findings.iter().filter(|f| f.grade == grade).count();
+    let _ = writeln!(
+        out,
+        "\n{} problems, {} warnings",
+        count(Grade::Problem),
+        count(Grade::Warning)
+    );
+    out
+}
+
+/// Writes `text` behind `head`, further lines as far in as the first.
+fn sentence(out: &mut String, head: &str, text: &str) {
+    let inset = head.chars().count();
+    for (i, line) in wrap(text, COLUMNS - inset, usize::MAX).iter().enumerate() {
+        let _ = writeln!(out, "{:inset$}{line}", if i == 0 { head } else { "" });
+    }
+}
+
+/// The type of the file system that holds `path` (absolute, without links), from the text of
+/// `/proc/self/mountinfo`.
+pub fn file_system_of(mountinfo: &str, path: &std::path::Path) -> Option<String> {
+    mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (mount, rest) = line.split_once(" - ")?;
+            let point = mount.split(' ').nth(4)?.replace("\\040", " ");
+            let kind = rest.split(' ').next()?;
+            path.starts_with(&point).then(|| (point.len(), kind))
+        })
+        // Of two mounts on one point the later covers the earlier.
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, kind)| kind.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn healthy() -> Env {
+        let mut config = Config::default();
+        config.site.latitude = Some(40.0);
+        config.site.longitude = Some(-3.0);
+        config.mqtt.username = Some("nightwatt".into());
+        Env {
+            config,
+            broker: Broker::Answered {
+                keeps_sessions: true,
+                refused_filters: Some(0),
+                heard: true,
+            },
+            folder: Access::Writable,
+            file: Access::Writable,
+            socket_folder: Access::Writable,
+            secrets: vec![("p".into(), Some(0o640))],
+            disk: Some(Disk {
+                free_bytes: 9_000_000_000,
+                kind: Some("ext4".into()),
+                read_only: false,
+            }),
+            now: TimestampMs(1_900_000_000_000),
+            synchronised: Some(true),
+            database: Database::Sound { devices: 3 },
+            holder: Some(7),
+            daemon_answers: true,
+        }
+    }
+
+    fn answered(keeps_sessions: bool, refused_filters: Option<usize>, heard: bool) -> Broker {
+        Broker::Answered {
+            keeps_sessions,
+            refused_filters,
+            heard,
+        }
+    }
+
+    fn disk(free_bytes: u64, kind: Option<&str>, read_only: bool) -> Option<Disk> {
+        let kind = kind.map(str::to_owned);
+        Some(Disk {
+            free_bytes,
+            kind,
+            read_only,
+        })
+    }
+
+    #[test]
+    fn a_healthy_station_has_nothing_to_do() {
+        for f in examine(&healthy()) {
+            assert_eq!((f.grade, &f.advice), (Grade::Ok, &None), "{f:?}");
+        }
+    }
+
+    #[test]
+    fn each_check_goes_red_for_what_it_looks_at_and_says_what_to_do() {
+        use Grade::{Problem, Warning};
+        type Break = fn(&mut Env);
+        let cases: [(&str, Grade, Break); 32] = [
+            ("configuration", Warning, |e| e.config.site.latitude = None),
+            ("broker", Problem, |e| {
+                e.broker = Broker::Unreachable("refused".into())
+            }),
+            ("broker", Problem, |e| {
+                e.broker = Broker::Refused("password".into())
+            }),
+            ("broker", Problem, |e| e.broker = Broker::OnlyV311),
+            ("broker", Warning, |e| {
+                e.config.mqtt.protocol = Protocol::V311
+            }),
+            ("session", Problem, |e| {
+                e.broker = answered(false, Some(0), true)
+            }),
+            ("session", Warning, |e| e.broker = Broker::OnlyV311),
+            ("subscriptions", Problem, |e| {
+                e.broker = answered(true, Some(1), true)
+            }),
+            ("subscriptions", Problem, |e| {
+                e.broker = answered(true, None, true)
+            }),
+            ("subscriptions", Warning, |e| {
+                e.broker = answered(true, Some(0), false)
+            }),
+            ("subscriptions", Warning, |e| e.broker = Broker::OnlyV311),
+            ("permissions", Problem, |e| e.folder = Access::Denied),
+            ("permissions", Problem, |e| e.file = Access::Denied),
+            ("permissions", Warning, |e| e.folder = Access::Missing),
+            ("socket", Problem, |e| {
+                (e.daemon_answers, e.socket_folder) = (false, Access::Denied);
+            }),
+            ("socket", Warning, |e| {
+                (e.daemon_answers, e.socket_folder) = (false, Access::Missing);
+            }),
+            ("password", Problem, |e| e.secrets[0].1 = Some(0o644)),
+            ("password", Problem, |e| e.secrets[0].1 = None),
+            ("password", Warning, |e| {
+                (e.secrets, e.config.mqtt.username) = (vec![], None);
+            }),
+            ("disk", Problem, |e| {
+                e.disk = disk(1_000_000, Some("ext4"), false)
+            }),
+            ("disk", Problem, |e| {
+                e.disk = disk(9_000_000_000, Some("ext4"), true)
+            }),
+            ("disk", Warning, |e| {
+                e.disk = disk(400_000_000, Some("ext4"), false)
+            }),
+            ("disk", Warning, |e| e.disk = None),
+            ("file_system", Problem, |e| {
+                e.disk = disk(9_000_000_000, Some("nfs4"), false)
+            }),
+            ("file_system", Problem, |e| {
+                e.disk = disk(9_000_000_000, Some("tmpfs"), false)
+            }),
+            ("file_system", Warning, |e| {
+                e.disk = disk(9_000_000_000, Some("vfat"), false)
+            }),
+            ("file_system", Warning, |e| {
+                e.disk = disk(9_000_000_000, None, false)
+            }),
+            ("clock", Problem, |e| e.now = TimestampMs(0)),
+            ("clock", Warning, |e| e.synchronised = Some(false)),
+            ("clock", Warning, |e| e.synchronised = None),
+            ("database", Problem, |e| {
+                e.database = Database::Unreadable("torn".into())
+            }),
+            ("daemon", Problem, |e| e.daemon_answers = false),
+        ];
+        for (check, grade, break_it) in cases {
+            let mut env = healthy();
+            break_it(&mut env);
+            let findings = examine(&env);
+            let found = findings.iter().find(|f| f.check == check).unwrap();
+            assert_eq!(found.grade, grade, "{found:?}");
+            assert!(found.advice.is_some(), "{found:?}");
+            let shown = render(&findings);
+            assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+        }
+        let mut env = healthy();
+        (env.holder, env.daemon_answers, env.database) = (None, false, Database::Absent);
+        assert!(examine(&env).iter().all(|f| f.grade != Problem));
+    }
+
+    #[test]
+    fn the_file_system_is_that_of_the_deepest_mount() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                      30 22 0:5 / /var/lib rw shared:2 - nfs4 host:/x rw\n\
+                      31 22 0:6 / /mnt/a\\040b rw - vfat /dev/sdb rw";
+        let at = |path: &str| file_system_of(mounts, Path::new(path));
+        assert_eq!(at("/var/lib/nightwatt").as_deref(), Some("nfs4"));
+        assert_eq!(at("/var/library").as_deref(), Some("ext4"));
+        assert_eq!(at("/mnt/a b/c").as_deref(), Some("vfat"));
+        assert_eq!(file_system_of("", Path::new("/")), None);
+    }
+}
