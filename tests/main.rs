@@ -8,6 +8,7 @@ mod commands;
 mod faults;
 mod intake;
 mod learning;
+mod payloads;
 mod reload;
 mod secure;
 mod service;

@@ -210,7 +210,7 @@ impl Intake {
     }
 
     /// Parses and queues one message; false where the writer has no room for it.
-    fn take(&self, message: Message) -> bool {
+    fn take(&mut self, message: Message) -> bool {
         self.shared.received.fetch_add(1, Ordering::Relaxed);
         let received = self.clock.now();
         self.shared.lock().last_message = Some(received);
@@ -223,29 +223,27 @@ impl Intake {
             reject: None,
             ack: Some(ack),
         };
-        match payload::parse(
-            &self.reader,
+        let decoded = self.reader.decode(
             &message.topic,
             &message.payload,
             message.retain,
             received,
             clock::plausible(received),
-        ) {
-            Ok(Some(reading)) => append.readings.push(reading),
-            Ok(None) => {
-                self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(reason) => {
-                let mut sample = message.payload;
-                sample.truncate(SAMPLE_BYTES);
-                append.reject = Some(Reject {
-                    at: received,
-                    topic: String::from_utf8_lossy(&message.topic).into_owned(),
-                    reason: reason.as_str(),
-                    sample,
-                });
-            }
+        );
+        if message.retain && decoded == payload::Decoded::default() {
+            self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
         }
+        append.readings = decoded.readings;
+        append.reject = decoded.reject.map(|reason| {
+            let mut sample = message.payload;
+            sample.truncate(SAMPLE_BYTES);
+            Reject {
+                at: received,
+                topic: String::from_utf8_lossy(&message.topic).into_owned(),
+                reason: reason.as_str(),
+                sample,
+            }
+        });
         let room = self.store.try_append(append).is_ok();
         if !room {
             tracing::warn!("the writer is behind; holding back unacknowledged");
@@ -264,8 +262,7 @@ impl Intake {
             self.session_lost();
         }
         // Also with a session: rules may have changed since it was made.
-        self.sender
-            .subscribe(self.reader.rules.iter().map(|r| r.filter.as_str()));
+        self.sender.subscribe(self.reader.filters());
     }
 
     fn session_lost(&self) {
