@@ -92,7 +92,7 @@ fn errors_name_key_value_and_range() {
         ),
         (
             "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.power = 7",
-            ["mqtt.topics[0].fields.power", "7", "list"],
+            ["mqtt.topics[0].fields", "fields.power", "list"],
         ),
         (
             "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.watts = \"p\"",
@@ -100,7 +100,7 @@ fn errors_name_key_value_and_range() {
         ),
         (
             "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.power = { kee = \"p\" }",
-            ["mqtt.topics[0].fields.power", "kee", "key"],
+            ["mqtt.topics[0].fields", "kee", "key"],
         ),
         (
             "[site]\nlatitude = 91.0\nlongitude = 0.0",

@@ -177,7 +177,7 @@ fn rule() -> impl Strategy<Value = TopicRule> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_message_ends_legally_under_every_preset(
@@ -222,7 +222,7 @@ proptest! {
         sent.set(Field::Lux, Some(tiny).filter(|t| t.abs() <= 1e9));
         let payload = encode_flat(&DeviceId::new("t"), TimestampMs(ts), &sent);
         let decoded = preset_reader("flat").decode(b"solar/x/telemetry", payload.as_bytes(), false, NOW, true);
-        prop_assert_eq!(decoded.reject, None);
+        prop_assert_eq!(decoded.reject, sent.is_empty().then_some(RejectReason::NoValues));
         let bits = |v: &Values| v.iter().map(|(f, v)| (f, v.to_bits())).collect::<Vec<_>>();
         match decoded.readings.first() {
             None => prop_assert!(sent.is_empty()),
@@ -235,7 +235,8 @@ proptest! {
 
     #[test]
     fn filters_match_as_the_mqtt_library_says(topic in topic(), filter in "([a-z1]{0,6}|\\+)(/([a-z]{0,6}|\\+)){0,4}(/#)?") {
-        prop_assume!(!topic.contains(['+', '#', '$']));
+        // Of a topic that begins with a letter of more than one byte, rumqttc 0.25 panics.
+        prop_assume!(!topic.contains(['+', '#', '$']) && topic.starts_with(|c: char| c.is_ascii()));
         let rule = TopicRule { filter: filter.clone(), device: Some(OneOrMany(vec!["d".into()])), ..TopicRule::default() };
         let Ok(reader) = Reader::new(&[rule], 30) else { return Ok(()) };
         prop_assert_eq!(reader.rules[0].filter.matches(&topic).is_some(), rumqttc::matches(&topic, &filter));

@@ -10,6 +10,7 @@ use crate::reading::Field;
 
 /// In place of a key: there is none.
 const NONE: &str = "none";
+const PATHS: &str = "accepted: up to 8 keys joined by dots";
 /// Wildcards of one filter that templates can name.
 const MAX_WILDCARDS: usize = 9;
 
@@ -121,7 +122,7 @@ impl Rule {
 fn path(key: &str, text: &str) -> Result<Path, RuleError> {
     match Path::new(text) {
         Some(path) => Ok(path),
-        None => refuse(key, text, "accepted: up to 8 keys joined by dots, or none"),
+        None => refuse(key, text, PATHS),
     }
 }
 
@@ -241,7 +242,10 @@ impl Template {
                     );
                     return refuse(key, text, problem);
                 }
-                Err(_) if payload => Part::Key(path(key, inside)?),
+                Err(_) if payload => match Path::new(inside) {
+                    Some(path) => Part::Key(path),
+                    None => return refuse(key, text, PATHS),
+                },
                 Err(_) => {
                     let problem = "with one value a topic only {1}, {2} and so on";
                     return refuse(key, text, problem);
@@ -415,7 +419,11 @@ mod tests {
             ("filter = 'a/+'\ndevice = ''", "device", ""),
             ("filter = 'a/+'\ndevice = []", "device", ""),
             ("filter = 'a/+'\ndevice = '{a..b}'", "device", "{a..b}"),
-            ("filter = 'a/+'\nname = '{1}'", "device", "{device_id}"),
+            (
+                "filter = 'a/+'\nname = '{1}'\ndevice = '{device_id}'",
+                "device",
+                "{device_id}",
+            ),
             ("filter = 'a/+'\ntime = ''", "time", ""),
             ("filter = 'a/+'\nbatch = '.'", "batch", "."),
             (

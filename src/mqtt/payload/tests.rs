@@ -288,12 +288,12 @@ fn every_example_of_the_payloads_page_is_true() {
         let block: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
         match kind {
             "toml" => {
-                let text = block.join("\n").replace("[[mqtt.topics]]", "[[topics]]");
-                let rules: HashMap<String, Vec<TopicRule>> = toml::from_str(&text).unwrap();
-                for rule in &rules["topics"] {
-                    presets_shown.insert(rule.preset_name().to_owned());
-                }
-                reader = Some(Reader::new(&rules["topics"], 30).unwrap());
+                let text = block.join("\n");
+                let table: HashMap<String, HashMap<String, Vec<TopicRule>>> =
+                    toml::from_str(&text).unwrap();
+                let rules = &table["mqtt"]["topics"];
+                presets_shown.extend(rules.iter().map(|r| r.preset_name().to_owned()));
+                reader = Some(Reader::new(rules, 30).unwrap());
             }
             "text" => {
                 let reader = reader.as_mut().expect("a rule before its messages");
