@@ -71,7 +71,7 @@ pub fn guess(seen: &[Seen], now: TimestampMs) -> Guesses {
         if readings.is_empty() {
             continue;
         }
-        let matching = |s: &&Seen| super::rules::matches(&rule.filter, &s.topic);
+        let matching = |s: &&Seen| super::template::matches(&rule.filter, &s.topic);
         let mine: Vec<&Seen> = seen.iter().filter(matching).collect();
         covered.extend(mine.iter().map(|s| s.topic.as_str()));
         guesses.patterns.push(Pattern {

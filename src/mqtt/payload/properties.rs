@@ -250,7 +250,7 @@ proptest! {
             .collect();
         let guesses = guess::guess(&seen, NOW);
         for found in &guesses.patterns {
-            prop_assert!(Reader::new(&[found.rule.clone()], 30).is_ok());
+            prop_assert!(Reader::new(std::slice::from_ref(&found.rule), 30).is_ok());
             let again: HashMap<String, HashMap<String, Vec<TopicRule>>> = toml::from_str(&found.toml).unwrap();
             prop_assert_eq!(&again["mqtt"]["topics"][0], &found.rule);
         }
