@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 mod intake;
 mod learning;
+mod payloads;
 mod quarantine;
 mod reload;
 mod secure;

@@ -6,6 +6,7 @@ mod run;
 mod show;
 mod snapshot;
 pub(crate) mod tables;
+mod topics;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ enum Verb {
     Run(RunArgs),
     /// Say what start-up would do, then exit
     CheckConfig,
+    /// Listen to the broker, say what is sent there, and propose rules for it
+    Topics(topics::TopicsArgs),
     /// One screen that begins with a verdict
     Status(JsonArg),
     /// What is wrong with the station or its surroundings, and what to do
@@ -222,6 +225,7 @@ fn dispatch(cli: Cli) -> Outcome {
         }
         Verb::Run(args) => run::run(cli.config, args.log),
         Verb::CheckConfig => run::check_config(&config()?),
+        Verb::Topics(args) => topics::topics(&config()?, args),
         Verb::Status(args) => show::show_status(&config()?, args.json),
         Verb::Train(args) => train::train(config()?, args.mode, args.json.json),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),

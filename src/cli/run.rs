@@ -68,7 +68,7 @@ pub(super) fn check_config(config: &Config) -> Outcome {
         config.mqtt.url, config.mqtt.client_id
     );
     for rule in &config.mqtt.topics {
-        println!("  topic     {}", rule.filter);
+        println!("  topic     {} ({})", rule.filter, rule.preset_name());
     }
     println!("  store     {}", config.store.path.display());
     println!("  socket    {}", config.http.socket.display());

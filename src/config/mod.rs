@@ -3,6 +3,7 @@
 //! `config/nightwatt.toml` is the complete, commented reference; a test holds it to these defaults.
 
 mod sections;
+mod topics;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,11 +11,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-pub use sections::{
-    HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TopicRule, TrainingConfig,
-};
+pub use sections::{HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig};
+pub use topics::{FieldSource, OneOrMany, PRESETS_TOML, TopicRule, presets};
 
 use crate::mqtt::broker_url::{self, BrokerUrl};
+use crate::mqtt::payload::Reader;
 
 /// Where `run` looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
@@ -230,14 +231,12 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     if mqtt.topics.is_empty() {
         return refuse("mqtt.topics", "accepted: at least one [[mqtt.topics]] rule");
     }
-    for rule in &mqtt.topics {
-        if !rumqttc::valid_filter(&rule.filter) {
-            return Err(ConfigError::Invalid {
-                key: "mqtt.topics.filter".into(),
-                value: Some(format!("{:?}", rule.filter)),
-                problem: "accepted: an MQTT topic filter such as solar/+/telemetry".into(),
-            });
-        }
+    if let Err(error) = Reader::new(&mqtt.topics, mqtt.max_age_days) {
+        return Err(ConfigError::Invalid {
+            key: format!("mqtt.topics{}", error.key),
+            value: Some(format!("{:?}", error.value)),
+            problem: error.problem,
+        });
     }
     if config.site.latitude.is_some() != config.site.longitude.is_some() {
         return refuse("site.latitude", "latitude and longitude go together");
@@ -265,8 +264,14 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Keys joined by dots; `[2]` is a position in an array.
 fn lookup<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
-    key.split('.').try_fold(root, |at, part| at.get(part))
+    key.split(['.', '[']).try_fold(root, |at, part| {
+        match part.strip_suffix(']').map(str::parse::<usize>) {
+            Some(Ok(position)) => at.get(position),
+            _ => at.get(part),
+        }
+    })
 }
 
 fn invalid(key: &str, value: &Value, problem: String) -> ConfigError {

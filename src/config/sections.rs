@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
+use super::TopicRule;
 use crate::night::{Mode, Promote};
-use crate::reading::Field;
 use crate::schedule::Schedule;
 use crate::sun::Site;
 
@@ -72,20 +72,6 @@ impl Default for MqttConfig {
             }],
         }
     }
-}
-
-/// `[[mqtt.topics]]`: flat JSON objects on topics that match a filter.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TopicRule {
-    /// MQTT topic filter; the level of its first `+` names a device whose payload does not.
-    pub filter: String,
-    /// Field name to payload key, where they differ.
-    #[serde(default)]
-    pub fields: std::collections::BTreeMap<Field, String>,
-    /// Zone of times that carry none; UTC where it is not given.
-    #[serde(default)]
-    pub timezone: Option<Tz>,
 }
 
 /// `[store]`

@@ -79,6 +79,30 @@ fn errors_name_key_value_and_range() {
             ["filter", "a/#/b", "solar/+/telemetry"],
         ),
         (
+            "[[mqtt.topics]]\nfilter = \"tele/+/SENSOR\"\npreset = \"tasmoto\"",
+            ["mqtt.topics[0].preset", "tasmoto", "tasmota"],
+        ),
+        (
+            "[[mqtt.topics]]\nfilter = \"a/+\"\n[[mqtt.topics]]\nfilter = \"b/+\"\ndevice = \"{2}\"",
+            ["mqtt.topics[1].device", "{2}", "\"b/+\" has 1"],
+        ),
+        (
+            "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.power = { key = \"p\", unit = \"hp\" }",
+            ["mqtt.topics[0].fields.power.unit", "hp", "kW"],
+        ),
+        (
+            "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.power = 7",
+            ["mqtt.topics[0].fields", "fields.power", "list"],
+        ),
+        (
+            "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.watts = \"p\"",
+            ["mqtt.topics[0].fields", "watts", "power"],
+        ),
+        (
+            "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.power = { kee = \"p\" }",
+            ["mqtt.topics[0].fields", "kee", "key"],
+        ),
+        (
             "[site]\nlatitude = 91.0\nlongitude = 0.0",
             ["site.latitude", "91", "90"],
         ),

@@ -51,6 +51,9 @@ pub enum DaemonError {
     /// The broker's address, password or certificates.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The topic rules.
+    #[error(transparent)]
+    Rules(#[from] payload::RuleError),
     /// The socket.
     #[error("cannot listen on {}", path.display())]
     Socket {
@@ -157,10 +160,7 @@ impl Daemon {
         let intake = Intake {
             link,
             sender: intake_sender.clone(),
-            reader: payload::Reader {
-                rules: config.mqtt.topics.clone(),
-                max_age_days: config.mqtt.max_age_days,
-            },
+            reader: payload::Reader::new(&config.mqtt.topics, config.mqtt.max_age_days)?,
             admission: Admission::new(
                 reader.devices()?.into_iter().map(|(_, device)| device),
                 config.store.max_devices,

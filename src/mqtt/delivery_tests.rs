@@ -74,10 +74,7 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
     let intake = Intake {
         link,
         sender,
-        reader: payload::Reader {
-            rules: mqtt.topics.clone(),
-            max_age_days: 30,
-        },
+        reader: payload::Reader::new(&mqtt.topics, 30).unwrap(),
         admission: Admission::new([], 10, 10),
         store: store.clone(),
         publisher,

@@ -242,22 +242,18 @@ impl Intake {
             reject: None,
             ack: Some(ack),
         };
-        let parsed = payload::parse(
-            &self.reader,
+        let decoded = self.reader.decode(
             &message.topic,
             &message.payload,
             message.retain,
             received,
             clock::plausible(received),
         );
-        let mut refused = None;
-        match parsed {
-            Ok(Some(reading)) => append.readings.push(reading),
-            Ok(None) => {
-                self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(reason) => refused = Some(reason),
+        if message.retain && decoded == payload::Decoded::default() {
+            self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
         }
+        let mut refused = decoded.reject;
+        append.readings = decoded.readings;
         let now = self.started.elapsed();
         append.readings.retain(|reading| {
             let admitted = self.admission.admit(&reading.device, now);
@@ -295,7 +291,7 @@ impl Intake {
             return;
         }
         self.subscribed = false;
-        let filters = self.reader.rules.iter().map(|r| r.filter.as_str());
+        let filters = self.reader.filters();
         if !self.sender.subscribe(filters) {
             self.shared.reconnect.store(true, Ordering::SeqCst);
         }

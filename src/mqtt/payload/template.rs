@@ -1,0 +1,197 @@
+//! Topic filters that remember what their wildcards matched, and texts with places for it.
+
+use std::borrow::Cow;
+
+use super::json::{Json, Path};
+use super::rules::{PATHS, RuleError, refuse};
+
+/// Wildcards of one filter that templates can name.
+const MAX_WILDCARDS: usize = 9;
+
+/// Whether a topic matches a filter.
+pub(super) fn matches(filter: &str, topic: &str) -> bool {
+    Filter::new(filter).is_ok_and(|f| f.matches(topic).is_some())
+}
+
+/// An MQTT topic filter.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    text: String,
+    wildcards: usize,
+}
+
+/// What the wildcards of a filter stand for in a topic.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Captures<'t> {
+    found: [&'t str; MAX_WILDCARDS],
+    count: usize,
+}
+
+impl<'t> Captures<'t> {
+    fn push(&mut self, part: &'t str) {
+        if let Some(place) = self.found.get_mut(self.count) {
+            *place = part;
+            self.count += 1;
+        }
+    }
+}
+
+impl Filter {
+    pub(super) fn new(text: &str) -> Result<Self, RuleError> {
+        if !rumqttc::valid_filter(text) || text.len() > usize::from(u16::MAX) {
+            let problem = "accepted: an MQTT topic filter such as solar/+/telemetry";
+            return refuse("filter", text, problem);
+        }
+        let wildcards = text.split('/').filter(|l| matches!(*l, "+" | "#")).count();
+        Ok(Self {
+            text: text.into(),
+            wildcards: wildcards.min(MAX_WILDCARDS),
+        })
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What the wildcards stand for, where the topic matches at all.
+    pub(super) fn matches<'t>(&self, topic: &'t str) -> Option<Captures<'t>> {
+        let mut captures = Captures::default();
+        // Topics of the broker's own are only for those who name them.
+        if topic.starts_with('$') && !self.text.starts_with('$') {
+            return None;
+        }
+        let mut rest = Some(topic);
+        for level in self.text.split('/') {
+            if level == "#" {
+                captures.push(rest.unwrap_or_default());
+                return Some(captures);
+            }
+            let at = rest?;
+            let (first, after) = match at.split_once('/') {
+                Some((first, after)) => (first, Some(after)),
+                None => (at, None),
+            };
+            match level {
+                "+" => captures.push(first),
+                exact if exact == first => {}
+                _ => return None,
+            }
+            rest = after;
+        }
+        rest.is_none().then_some(captures)
+    }
+}
+
+/// A text with places for what the filter's wildcards matched and for values of the payload.
+#[derive(Clone, Debug)]
+pub(super) struct Template(Vec<Part>);
+
+#[derive(Clone, Debug)]
+enum Part {
+    Text(String),
+    /// From zero.
+    Wildcard(usize),
+    Key(Path),
+}
+
+impl Template {
+    pub(super) fn new(
+        key: &str,
+        text: &str,
+        filter: &Filter,
+        payload: bool,
+    ) -> Result<Self, RuleError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            if !before.is_empty() {
+                parts.push(Part::Text(before.into()));
+            }
+            let Some((inside, after)) = after.split_once('}') else {
+                return refuse(key, text, "a { is not closed");
+            };
+            parts.push(match inside.parse::<usize>() {
+                Ok(n) if (1..=filter.wildcards).contains(&n) => Part::Wildcard(n - 1),
+                Ok(_) => {
+                    let problem = format!(
+                        "{{{inside}}} stands for a wildcard, and the filter {:?} has {} \
+                         (a preset's own filter shows the shape it is made for)",
+                        filter.text, filter.wildcards
+                    );
+                    return refuse(key, text, problem);
+                }
+                Err(_) if payload => match Path::new(inside) {
+                    Some(path) => Part::Key(path),
+                    None => return refuse(key, text, PATHS),
+                },
+                Err(_) => {
+                    let problem = "with one value a topic only {1}, {2} and so on";
+                    return refuse(key, text, problem);
+                }
+            });
+            rest = after;
+        }
+        if rest.contains('}') {
+            return refuse(key, text, "a } is not opened");
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        if parts.is_empty() {
+            return refuse(
+                key,
+                text,
+                "accepted: text, {1} for a wildcard, {key} of a payload",
+            );
+        }
+        Ok(Self(parts))
+    }
+
+    /// The text, where everything it names is there; `payloads` are searched in order.
+    pub(super) fn render<'t>(
+        &self,
+        captures: &Captures<'t>,
+        payloads: &[&'t Json<'_>],
+    ) -> Option<Cow<'t, str>> {
+        let mut text = Cow::Borrowed("");
+        for part in &self.0 {
+            let part = match part {
+                Part::Text(fixed) => Cow::Owned(fixed.clone()),
+                Part::Wildcard(i) => Cow::Borrowed(*captures.found.get(*i)?),
+                Part::Key(path) => match payloads.iter().find_map(|p| path.find(p))? {
+                    Json::Text(name) => Cow::Borrowed(&**name),
+                    Json::Number(number) => Cow::Owned(number.to_string()),
+                    _ => return None,
+                },
+            };
+            text = if self.0.len() == 1 {
+                part
+            } else {
+                Cow::Owned(text.into_owned() + &part)
+            };
+        }
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_are_captured_in_order() {
+        let captures = |filter: &str, topic: &'static str| {
+            let found = Filter::new(filter).unwrap().matches(topic)?;
+            Some(found.found[..found.count].to_vec())
+        };
+        assert_eq!(captures("a/+/c/#", "a/b/c/d/e"), Some(vec!["b", "d/e"]));
+        assert_eq!(captures("a/+/#", "a/b"), Some(vec!["b", ""]));
+        assert_eq!(captures("#", "a/b"), Some(vec!["a/b"]));
+        assert_eq!(captures("a/b", "a/b"), Some(vec![]));
+        assert_eq!(captures("a/+", "a"), None);
+        assert_eq!(captures("a/+", "a/b/c"), None);
+        assert_eq!(captures("+/b", "/b"), Some(vec![""]));
+        assert_eq!(captures("#", "$SYS/uptime"), None);
+        assert_eq!(captures("$SYS/#", "$SYS/uptime"), Some(vec!["uptime"]));
+    }
+}
