@@ -25,8 +25,8 @@ use crate::trainer::Trigger;
 use forecasts::Forecasts;
 use nights::Nights;
 
-/// Commits whose readings may wait for the forecaster.
-const STORED_QUEUE: usize = 256;
+/// Readings that may wait for the forecaster.
+const STORED_QUEUE: usize = 4096;
 /// Limits of the steps of an orderly end; their sum is far below systemd's 30 s.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 const TRAINER_LIMIT: Duration = Duration::from_secs(1);
@@ -141,6 +141,7 @@ impl Daemon {
             shared: shared.clone(),
             clock: around.clock.clone(),
             expects_session: oldest.is_some(),
+            waiting: None,
         };
         let socket = &config.http.socket;
         let listener = server::bind(socket).map_err(|source| DaemonError::Socket {

@@ -1,8 +1,8 @@
 //! Receives telemetry and hands it to the store; a message is acknowledged only after its commit.
 //!
 //! The loop owns the connection and is the only place that polls it. It never waits for the writer:
-//! where the queue is full it holds back, that is, it drops what arrives unacknowledged and, once
-//! there is room, reconnects, whereupon the broker sends everything unacknowledged again.
+//! where there is no room it stops reading the socket, while acknowledgements and pings still go out;
+//! the broker's window, or TCP's where a broker keeps none, holds the rest back.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,10 +23,10 @@ use crate::store::{AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Stor
 const BACKOFF_REFUSED: Duration = Duration::from_secs(300);
 /// Of a refused payload, kept to look at.
 const SAMPLE_BYTES: usize = 1024;
-const HELD_BACK_POLL: Duration = Duration::from_millis(100);
 
 /// Requests that may wait for the connection: room for an acknowledgement of every message that can
-/// be unacknowledged at once, and for a few subscriptions, so that acknowledging never waits.
+/// be unacknowledged at once, and for a few subscriptions, so that acknowledging never waits. Not
+/// left to the window: mosquitto 2.0.11 keeps none and sends all it has.
 pub const REQUESTS: usize = MAX_UNACKNOWLEDGED + 256;
 
 /// What `status` shows of the intake.
@@ -99,7 +99,7 @@ impl IntakeShared {
 pub struct Acknowledger {
     shared: Arc<IntakeShared>,
     sender: LinkSender,
-    stored: flume::Sender<Vec<Reading>>,
+    stored: flume::Sender<Reading>,
     missed: Arc<AtomicBool>,
 }
 
@@ -108,7 +108,7 @@ impl Acknowledger {
     pub fn new(
         shared: Arc<IntakeShared>,
         sender: LinkSender,
-        stored: flume::Sender<Vec<Reading>>,
+        stored: flume::Sender<Reading>,
         missed: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -123,17 +123,20 @@ impl Acknowledger {
 impl Committed for Acknowledger {
     fn acknowledge(&mut self, tokens: &[AckToken]) {
         let epoch = self.shared.epoch();
-        for token in tokens.iter().filter(|t| t.epoch == *epoch) {
-            if !self.sender.ack(token.packet_id) {
-                // Redelivery and the unique key make up for it; the queue is sized so that it cannot be.
-                tracing::error!("an acknowledgement found its queue full");
-            }
+        let ours = tokens.iter().filter(|t| t.epoch == *epoch);
+        let packet_ids: Vec<u16> = ours.map(|t| t.packet_id).collect();
+        if !packet_ids.is_empty() && !self.sender.ack(packet_ids) {
+            // Redelivery and the unique key make up for it; the queue is sized so that it cannot be.
+            tracing::error!("acknowledgements found their queue full");
         }
     }
 
     fn stored(&mut self, readings: Vec<Reading>) {
-        if self.stored.try_send(readings).is_err() {
-            self.missed.store(true, Ordering::Relaxed);
+        for reading in readings {
+            if self.stored.try_send(reading).is_err() {
+                self.missed.store(true, Ordering::Relaxed);
+                return;
+            }
         }
     }
 }
@@ -156,6 +159,8 @@ pub struct Intake {
     pub clock: Arc<dyn Clock>,
     /// Whether the broker should know us: a new station has no session to lose.
     pub expects_session: bool,
+    /// A message that found the writer's queue full; nothing is read until it has found room.
+    pub waiting: Option<Append>,
 }
 
 impl Intake {
@@ -171,46 +176,41 @@ impl Intake {
     /// [`IntakeShared::stop_taking`]), or, where there is no connection, until intake is to stop.
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
-        let mut held_back = false;
         loop {
-            let polled = if held_back {
-                tokio::time::timeout(HELD_BACK_POLL, self.link.poll())
-                    .await
-                    .ok()
-            } else {
-                Some(self.link.poll().await)
-            };
-            match polled {
-                Some(Ok(LinkEvent::Message(message))) => {
-                    if !held_back && !self.shared.stopping() {
-                        held_back = !self.take(message);
+            let room = !self.shared.stopping() && self.room();
+            match self.link.poll(room).await {
+                Ok(LinkEvent::Message(message)) => {
+                    if !self.shared.stopping() {
+                        self.take(message);
                     }
                 }
-                Some(Ok(LinkEvent::Connected { session_present })) => {
+                Ok(LinkEvent::Connected { session_present }) => {
                     backoff = Backoff::default();
                     self.connected(session_present);
                 }
-                Some(Ok(LinkEvent::Subscribed { refused })) => self.subscribed(refused),
-                Some(Ok(LinkEvent::Disconnected)) => return,
-                Some(Ok(LinkEvent::Delivered | LinkEvent::Other)) | None => {}
-                Some(Err(error)) => {
+                Ok(LinkEvent::Subscribed { refused }) => self.subscribed(refused),
+                Ok(LinkEvent::Disconnected) => return,
+                Ok(LinkEvent::Delivered | LinkEvent::Other) => {}
+                Err(error) => {
                     self.broken(&error);
-                    held_back = false;
                     if wait(&self.shared, &error, &mut backoff).await {
                         return;
                     }
                 }
             }
-            if held_back && self.store.room() > MAX_UNACKNOWLEDGED / 4 {
-                held_back = false;
-                self.next_epoch();
-                tracing::info!("the writer has room again; reconnecting for what was held back");
-            }
         }
     }
 
-    /// Parses and queues one message; false where the writer has no room for it.
-    fn take(&self, message: Message) -> bool {
+    /// Whether another message can be taken.
+    fn room(&mut self) -> bool {
+        if let Some(append) = self.waiting.take() {
+            self.waiting = self.store.try_append(append).err();
+        }
+        self.waiting.is_none() && self.link.unacknowledged() < MAX_UNACKNOWLEDGED
+    }
+
+    /// Parses one message and queues it, or keeps it until the writer has room.
+    fn take(&mut self, message: Message) {
         self.shared.received.fetch_add(1, Ordering::Relaxed);
         let received = self.clock.now();
         self.shared.lock().last_message = Some(received);
@@ -223,14 +223,19 @@ impl Intake {
             reject: None,
             ack: Some(ack),
         };
-        match payload::parse(
-            &self.reader,
-            &message.topic,
-            &message.payload,
-            message.retain,
-            received,
-            clock::plausible(received),
-        ) {
+        let parsed = if message.cut {
+            Err(payload::RejectReason::TooLarge)
+        } else {
+            payload::parse(
+                &self.reader,
+                &message.topic,
+                &message.payload,
+                message.retain,
+                received,
+                clock::plausible(received),
+            )
+        };
+        match parsed {
             Ok(Some(reading)) => append.readings.push(reading),
             Ok(None) => {
                 self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
@@ -246,11 +251,7 @@ impl Intake {
                 });
             }
         }
-        let room = self.store.try_append(append).is_ok();
-        if !room {
-            tracing::warn!("the writer is behind; holding back unacknowledged");
-        }
-        room
+        self.waiting = self.store.try_append(append).err();
     }
 
     fn connected(&mut self, session_present: bool) {
@@ -329,8 +330,9 @@ async fn wait(shared: &IntakeShared, error: &LinkError, backoff: &mut Backoff) -
 mod tests {
     use super::*;
     use crate::config::MqttConfig;
+    use crate::reading::{DeviceId, TimeSource, Values};
 
-    fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Vec<Reading>>) {
+    fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Reading>) {
         let options = LinkOptions::new(&MqttConfig::default(), "", None).unwrap();
         let (sender, link) = Intake::options(options, "s".into()).open();
         let (tx, rx) = flume::bounded(1);
@@ -346,9 +348,15 @@ mod tests {
     fn every_message_that_can_be_unacknowledged_finds_room_for_its_acknowledgement() {
         let (acknowledger, _link, _rx) = acknowledger();
         for i in 0..REQUESTS {
-            assert!(acknowledger.sender.ack(1 + (i % 60_000) as u16), "{i}");
+            assert!(
+                acknowledger.sender.ack(vec![1 + (i % 60_000) as u16]),
+                "{i}"
+            );
         }
-        assert!(!acknowledger.sender.ack(1), "the queue is not bounded");
+        assert!(
+            !acknowledger.sender.ack(vec![1]),
+            "the queue is not bounded"
+        );
     }
 
     #[test]
@@ -359,25 +367,39 @@ mod tests {
             packet_id: 1,
         };
         *acknowledger.shared.epoch() = 2;
-        acknowledger.acknowledge(&vec![token(1); REQUESTS]);
-        acknowledger.acknowledge(&vec![token(2); REQUESTS]);
+        for epoch in [1, 2] {
+            for _ in 0..REQUESTS {
+                acknowledger.acknowledge(&[token(epoch)]);
+            }
+        }
         assert!(
-            !acknowledger.sender.ack(1),
+            !acknowledger.sender.ack(vec![1]),
             "only the second epoch's have filled the queue"
         );
         link.drop_connection();
         assert!(
-            acknowledger.sender.ack(1),
+            acknowledger.sender.ack(vec![1]),
             "unsent acknowledgements outlived their connection"
         );
+    }
+
+    fn reading() -> Reading {
+        Reading {
+            device: DeviceId::new("t"),
+            ts: TimestampMs(0),
+            received: TimestampMs(0),
+            time_source: TimeSource::Device,
+            clock_trusted: true,
+            values: Values::default(),
+        }
     }
 
     #[test]
     fn readings_that_nobody_fetches_are_missed_and_not_waited_for() {
         let (mut acknowledger, _link, rx) = acknowledger();
-        acknowledger.stored(vec![]);
+        acknowledger.stored(vec![reading()]);
         assert!(!acknowledger.missed.load(Ordering::Relaxed));
-        acknowledger.stored(vec![]);
+        acknowledger.stored(vec![reading()]);
         assert!(acknowledger.missed.load(Ordering::Relaxed));
         assert_eq!(rx.len(), 1);
     }

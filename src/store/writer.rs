@@ -12,9 +12,9 @@ use super::{StoreError, open, sql};
 use crate::reading::{Reading, TimestampMs};
 
 /// Commands that may wait for the writer; beyond it the sender waits or holds back.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 2048;
 /// Messages in one commit at most: keeps the last of them waiting a few milliseconds, not seconds.
-const BATCH: usize = 2048;
+const BATCH: usize = 1024;
 /// Messages that can be with the writer at once, queued or in a batch.
 pub const MAX_UNACKNOWLEDGED: usize = QUEUE + BATCH;
 const EVENT_ENTRIES: i64 = 1000;
