@@ -12,6 +12,7 @@ pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod errors;
+mod fault;
 pub mod features;
 pub mod forecast;
 pub mod grid;

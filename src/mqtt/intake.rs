@@ -16,6 +16,7 @@ use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Messa
 use super::payload;
 use super::publish::Publisher;
 use crate::clock::{self, Clock};
+use crate::fault;
 use crate::reading::{Reading, TimestampMs};
 use crate::store::{AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store};
 
@@ -123,7 +124,9 @@ impl Acknowledger {
 impl Committed for Acknowledger {
     fn acknowledge(&mut self, tokens: &[AckToken]) {
         let epoch = self.shared.epoch();
-        let ours = tokens.iter().filter(|t| t.epoch == *epoch);
+        let ours = tokens
+            .iter()
+            .filter(|t| t.epoch == *epoch || fault::without("epochs"));
         let packet_ids: Vec<u16> = ours.map(|t| t.packet_id).collect();
         if !packet_ids.is_empty() && !self.sender.ack(packet_ids) {
             // Redelivery and the unique key make up for it; the queue is sized so that it cannot be.
@@ -206,7 +209,8 @@ impl Intake {
         if let Some(append) = self.waiting.take() {
             self.waiting = self.store.try_append(append).err();
         }
-        self.waiting.is_none() && self.link.unacknowledged() < MAX_UNACKNOWLEDGED
+        fault::without("back_pressure")
+            || self.waiting.is_none() && self.link.unacknowledged() < MAX_UNACKNOWLEDGED
     }
 
     /// Parses one message and queues it, or keeps it until the writer has room.
@@ -230,7 +234,7 @@ impl Intake {
                 &self.reader,
                 &message.topic,
                 &message.payload,
-                message.retain,
+                message.retain && !fault::without("retained_rule"),
                 received,
                 clock::plausible(received),
             )
@@ -241,6 +245,9 @@ impl Intake {
                 self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
             }
             Err(reason) => {
+                if fault::without("rejects_acknowledged") {
+                    append.ack = None;
+                }
                 let mut sample = message.payload;
                 sample.truncate(SAMPLE_BYTES);
                 append.reject = Some(Reject {

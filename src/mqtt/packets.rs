@@ -8,6 +8,7 @@ use rumqttc::v5::mqttbytes::{self as v5, v5 as p5};
 
 use super::link::{LinkError, Message};
 use crate::config::Protocol;
+use crate::fault;
 
 /// What a read of the socket has room for.
 const READ_BYTES: usize = 16 * 1024;
@@ -57,7 +58,8 @@ impl Protocol {
                 let mut properties = p5::ConnectProperties::new();
                 properties.session_expiry_interval = g.persistent.then_some(g.session_expiry_s);
                 properties.receive_maximum = Some(g.receive_maximum);
-                properties.max_packet_size = Some(g.max_packet_bytes);
+                properties.max_packet_size =
+                    (!fault::without("size_limit")).then_some(g.max_packet_bytes);
                 let connect = p5::Connect {
                     keep_alive: g.keep_alive_s,
                     client_id: g.client_id.into(),
@@ -200,7 +202,7 @@ impl Inbound {
 
     /// A message too large: its topic, its packet id and its first bytes; the rest is skipped.
     fn cut(&mut self, kind: u8, header: usize, body: usize) -> Result<Option<Incoming>, String> {
-        if kind & 0xf0 != PUBLISH {
+        if kind & 0xf0 != PUBLISH || fault::without("size_limit") {
             return Err(format!("the broker sent a packet of {body} bytes"));
         }
         let rest = self.bytes.get(header..).unwrap_or_default();

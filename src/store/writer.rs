@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::append::{Devices, trim, write_batch};
+use super::append::{Counts, Devices, trim, write_batch};
 use super::{StoreError, open, sql};
+use crate::fault;
 use crate::reading::{Reading, TimestampMs};
 
 /// Commands that may wait for the writer; beyond it the sender waits or holds back.
@@ -268,9 +269,13 @@ impl Thread {
         if batch.is_empty() {
             return;
         }
+        if fault::without("commit_before_ack") {
+            self.acknowledge(batch);
+        }
         let counts = loop {
             match write_batch(&mut self.conn, &mut self.devices, batch) {
                 Ok(counts) => break counts,
+                Err(_) if fault::without("retry") => break Counts::default(),
                 Err(error) => {
                     // Numbers given to devices in the rolled-back transaction are void.
                     self.devices.clear();
@@ -300,16 +305,20 @@ impl Thread {
         if let Some(last) = last {
             g.last_commit_ms.store(last, Ordering::Relaxed);
         }
+        self.acknowledge(batch);
+        let readings: Vec<Reading> = batch.drain(..).flat_map(|a| a.readings).collect();
+        if !readings.is_empty() {
+            self.committed.stored(readings);
+        }
+    }
+
+    fn acknowledge(&mut self, batch: &[Append]) {
         let tokens: Vec<AckToken> = batch
             .iter()
             .filter_map(|a| a.ack)
             .filter(|t| t.packet_id != 0)
             .collect();
         self.committed.acknowledge(&tokens);
-        let readings: Vec<Reading> = batch.drain(..).flat_map(|a| a.readings).collect();
-        if !readings.is_empty() {
-            self.committed.stored(readings);
-        }
     }
 
     fn close(&mut self) {
