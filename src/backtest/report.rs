@@ -63,7 +63,7 @@ pub struct BacktestResult {
     pub peak_rss_mib: Option<f64>,
     /// Size of the stored model.
     pub model_bytes: u64,
-    /// Time to forecast one row, microseconds.
+    /// CPU time to forecast one row, microseconds.
     pub predict_row_us: f64,
     /// Share of daylight outcomes within p10 … p90, where an interval was known; for `live`.
     #[serde(skip_serializing_if = "Option::is_none", default)]

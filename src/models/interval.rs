@@ -17,7 +17,7 @@ use crate::features::{Facts, Row, Truth};
 /// Share of outcomes below p10, and of those above p90.
 const TAIL: f64 = 0.1;
 /// How far a day's misses move the share that the quantiles leave out (Gibbs and Candes' gamma).
-const STEP: f64 = 0.05;
+const STEP: f64 = 0.1;
 /// Between these that share stays, so that neither side closes up or runs away.
 const TAILS: [f64; 2] = [0.01, 0.3];
 /// The days whose residuals count: long enough for all weathers.
