@@ -4,9 +4,9 @@
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use nightwatt::config::presets;
-use nightwatt::mqtt::payload::{MAX_PAYLOAD_BYTES, Reader, guess};
-use nightwatt::reading::{TimeSource, TimestampMs};
+use nightwatt_fuzz::config::presets;
+use nightwatt_fuzz::mqtt::payload::{MAX_PAYLOAD_BYTES, Reader, guess};
+use nightwatt_fuzz::reading::{TimeSource, TimestampMs};
 
 const NOW: TimestampMs = TimestampMs(1_789_214_430_500);
 

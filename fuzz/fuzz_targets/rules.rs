@@ -2,9 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nightwatt::config::TopicRule;
-use nightwatt::mqtt::payload::Reader;
-use nightwatt::reading::TimestampMs;
+use nightwatt_fuzz::config::TopicRule;
+use nightwatt_fuzz::mqtt::payload::Reader;
+use nightwatt_fuzz::reading::TimestampMs;
 
 const NOW: TimestampMs = TimestampMs(1_789_214_430_500);
 

@@ -13,6 +13,7 @@ use crate::config::{Config, PRESETS_TOML};
 use crate::errors::chain;
 use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
 use crate::mqtt::payload::guess::{self, Guesses, Pattern, Seen};
+use crate::mqtt::payload::valid_filter;
 use crate::shutdown::Shutdown;
 
 /// Topics beyond these are counted and not looked at.
@@ -76,7 +77,7 @@ pub(super) fn topics(config: &Config, args: TopicsArgs) -> Outcome {
         print!("{PRESETS_TOML}");
         return Ok(Exit::Done);
     }
-    if !rumqttc::valid_filter(&args.filter) {
+    if !valid_filter(&args.filter) {
         let text = format!(
             "--filter {:?}: accepted: an MQTT topic filter such as solar/#",
             args.filter

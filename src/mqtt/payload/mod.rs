@@ -19,6 +19,7 @@ pub use reject::RejectReason;
 pub use rules::RuleError;
 use rules::{Rule, Source};
 use template::Captures;
+pub use template::valid_filter;
 
 use crate::config::TopicRule;
 use crate::reading::{DeviceId, Reading, TimeSource, TimestampMs, Values};

@@ -234,6 +234,11 @@ proptest! {
     }
 
     #[test]
+    fn filters_are_valid_as_the_mqtt_library_says(filter in "[a+#/\u{e9}]{0,8}") {
+        prop_assert_eq!(valid_filter(&filter), rumqttc::valid_filter(&filter));
+    }
+
+    #[test]
     fn filters_match_as_the_mqtt_library_says(topic in topic(), filter in "([a-z1]{0,6}|\\+)(/([a-z]{0,6}|\\+)){0,4}(/#)?") {
         // Of a topic that begins with a letter of more than one byte, rumqttc 0.25 panics.
         prop_assume!(!topic.contains(['+', '#', '$']) && topic.starts_with(|c: char| c.is_ascii()));

@@ -8,6 +8,17 @@ use super::rules::{PATHS, RuleError, refuse};
 /// Wildcards of one filter that templates can name.
 const MAX_WILDCARDS: usize = 9;
 
+/// Whether a text is an MQTT topic filter: wildcards alone in their levels, `#` in the last.
+pub fn valid_filter(text: &str) -> bool {
+    let levels = text.split('/').count();
+    let sound = |(i, level): (usize, &str)| match level {
+        "+" => true,
+        "#" => i + 1 == levels,
+        _ => !level.contains(['+', '#', '\0']),
+    };
+    (1..=usize::from(u16::MAX)).contains(&text.len()) && text.split('/').enumerate().all(sound)
+}
+
 /// Whether a topic matches a filter.
 pub(super) fn matches(filter: &str, topic: &str) -> bool {
     Filter::new(filter).is_ok_and(|f| f.matches(topic).is_some())
@@ -38,7 +49,7 @@ impl<'t> Captures<'t> {
 
 impl Filter {
     pub(super) fn new(text: &str) -> Result<Self, RuleError> {
-        if !rumqttc::valid_filter(text) || text.len() > usize::from(u16::MAX) {
+        if !valid_filter(text) {
             let problem = "accepted: an MQTT topic filter such as solar/+/telemetry";
             return refuse("filter", text, problem);
         }
