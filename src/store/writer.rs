@@ -130,6 +130,7 @@ pub struct Store {
     queue: flume::Sender<Command>,
     chores: flume::Sender<Job>,
     gauges: Arc<WriterGauges>,
+    pub(super) path: Arc<Path>,
 }
 
 impl Store {
@@ -286,6 +287,7 @@ impl Writer {
             queue,
             chores,
             gauges,
+            path: db.into(),
         })
     }
 }
