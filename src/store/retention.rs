@@ -20,6 +20,22 @@ pub struct Removed {
     pub forecasts: usize,
 }
 
+/// What one device measured in an hour: the number of readings, the mean of each field, least and
+/// greatest power.
+struct HourMeans {
+    device_no: i64,
+    n: i64,
+    means: [Option<f64>; 8],
+    power_min: Option<f64>,
+    power_max: Option<f64>,
+}
+
+/// An hour of readings, summed up beside the writer so that commits do not wait for it.
+struct Hour {
+    start: i64,
+    devices: Vec<HourMeans>,
+}
+
 impl Store {
     /// Computes the means of the first hour with readings at or after `from` that ended before
     /// `until`; returns the end of that hour. What is there and right is not written again.
@@ -28,16 +44,14 @@ impl Store {
         from: TimestampMs,
         until: TimestampMs,
     ) -> Result<Option<TimestampMs>, StoreError> {
-        self.chore("roll an hour up", move |tx| {
-            let first = "SELECT min(ts_ms) FROM reading WHERE ts_ms >= ?1";
-            let first: Option<i64> = tx.query_row(first, [from.0], |r| r.get(0))?;
-            let Some(hour) = first.map(hour_of).filter(|h| h + HOUR_MS <= until.0) else {
-                return Ok(None);
-            };
-            roll_up(tx, hour, false)?;
-            Ok(Some(TimestampMs(hour + HOUR_MS)))
-        })
-        .await
+        let first = move |reader: &Reader| reader.first_hour(from, until, false);
+        let Some(hour) = self.summed_up(first).await? else {
+            return Ok(None);
+        };
+        let end = TimestampMs(hour.start + HOUR_MS);
+        self.chore("roll an hour up", move |tx| keep(tx, &hour, &REFRESH))
+            .await?;
+        Ok(Some(end))
     }
 
     /// Removes the oldest hour of readings and forecasts, if all of it is older than `before`, in one
@@ -46,26 +60,45 @@ impl Store {
         &self,
         before: TimestampMs,
     ) -> Result<Option<Removed>, StoreError> {
+        let first = move |reader: &Reader| reader.first_hour(TimestampMs(i64::MIN), before, true);
+        let Some(hour) = self.summed_up(first).await? else {
+            return Ok(None);
+        };
         self.chore("remove an hour", move |tx| {
-            let oldest: Option<i64> = tx.query_row(
-                "SELECT min(t) FROM (SELECT min(ts_ms) AS t FROM reading
-                                     UNION ALL SELECT min(target_ms) FROM forecast)",
-                [],
-                |r| r.get(0),
-            )?;
-            let Some(hour) = oldest.map(hour_of).filter(|h| h + HOUR_MS <= before.0) else {
-                return Ok(None);
-            };
-            roll_up(tx, hour, true)?;
-            let end = hour + HOUR_MS;
-            let readings = tx.execute("DELETE FROM reading WHERE ts_ms < ?1", [end])?;
+            let end = hour.start + HOUR_MS;
+            keep(tx, &hour, &SEAL)?;
+            let sound: i64 = hour.devices.iter().map(|d| d.n).sum();
+            let doubtful = tx
+                .prepare_cached("DELETE FROM reading WHERE ts_ms < ?1 AND NOT (clock_trusted AND time_source <> ?2)")?
+                .execute(params![end, TimeSource::Implausible as i64])?;
+            let readings = tx
+                .prepare_cached("DELETE FROM reading WHERE ts_ms < ?1")?
+                .execute([end])?;
+            if readings as i64 != sound {
+                // One came in between: rolled back, and summed up anew with the next attempt.
+                return Err(rusqlite::Error::StatementChangedRows(readings));
+            }
             let forecasts = tx.execute("DELETE FROM forecast WHERE target_ms < ?1", [end])?;
             Ok(Some(Removed {
-                readings,
+                readings: readings + doubtful,
                 forecasts,
             }))
         })
         .await
+    }
+
+    async fn summed_up(
+        &self,
+        read: impl FnOnce(&Reader) -> Result<Option<Hour>, StoreError> + Send + 'static,
+    ) -> Result<Option<Hour>, StoreError> {
+        let path = self.path.clone();
+        let reading = move || Reader::open(&path).and_then(|reader| read(&reader));
+        match tokio::task::spawn_blocking(reading).await {
+            Ok(hour) => hour,
+            Err(_) => Err(StoreError::WriterGone {
+                action: "sum an hour up",
+            }),
+        }
     }
 
     /// Removes runs that began before `before`, but those that models name and the newest of their kind.
@@ -116,30 +149,89 @@ impl Reader {
         })?;
         Ok(found.into_iter().flatten().next().map(TimestampMs))
     }
+
+    /// The first hour at or after `from`, if it ended before `until`; of readings, or of forecasts too.
+    ///
+    /// Like the learner, without readings whose time is known to be wrong.
+    fn first_hour(
+        &self,
+        from: TimestampMs,
+        until: TimestampMs,
+        forecasts: bool,
+    ) -> Result<Option<Hour>, StoreError> {
+        let act = "sum an hour up";
+        let first = self.rows(
+            act,
+            "SELECT min(t) FROM (SELECT min(ts_ms) AS t FROM reading WHERE ts_ms >= ?1
+                 UNION ALL SELECT min(target_ms) FROM forecast WHERE ?2 AND target_ms >= ?1)",
+            params![from.0, forecasts],
+            |r| r.get::<_, Option<i64>>(0),
+        )?;
+        let first = first.into_iter().flatten().next().map(hour_of);
+        let Some(start) = first.filter(|h| h + HOUR_MS <= until.0) else {
+            return Ok(None);
+        };
+        let means = each(", ", |f| format!("avg({f})"));
+        let devices = self.rows(
+            act,
+            &format!(
+                "SELECT device_no, count(*), min(power), max(power), {means} FROM reading
+                 WHERE ts_ms >= ?1 AND ts_ms < ?2 AND clock_trusted AND time_source <> ?3
+                 GROUP BY device_no"
+            ),
+            params![start, start + HOUR_MS, TimeSource::Implausible as i64],
+            |r| {
+                let mut means = [None; 8];
+                for (i, mean) in means.iter_mut().enumerate() {
+                    *mean = r.get(4 + i)?;
+                }
+                Ok(HourMeans {
+                    device_no: r.get(0)?,
+                    n: r.get(1)?,
+                    power_min: r.get(2)?,
+                    power_max: r.get(3)?,
+                    means,
+                })
+            },
+        )?;
+        Ok(Some(Hour { start, devices }))
+    }
 }
 
 fn hour_of(ts_ms: i64) -> i64 {
     ts_ms - ts_ms.rem_euclid(HOUR_MS)
 }
 
-/// Computes an hour from its readings: in place of what is there, or, where the readings behind that
-/// are gone (`sealed`) and these came late, added to it.
-fn roll_up(tx: &Transaction<'_>, hour: i64, seal: bool) -> rusqlite::Result<()> {
-    let doubtful = TimeSource::Implausible as i64;
-    tx.prepare_cached(if seal { &SEAL } else { &REFRESH })?
-        .execute(params![hour, hour + HOUR_MS, doubtful])
-        .map(drop)
+/// Writes an hour: in place of what is there, or, where the readings behind that are gone (sealed) and
+/// these came late, added to it.
+fn keep(tx: &Transaction<'_>, hour: &Hour, statement: &str) -> rusqlite::Result<()> {
+    let mut insert = tx.prepare_cached(statement)?;
+    for d in &hour.devices {
+        let m = &d.means;
+        insert.execute(params![
+            hour.start,
+            d.device_no,
+            d.n,
+            m[0],
+            m[1],
+            m[2],
+            m[3],
+            m[4],
+            m[5],
+            m[6],
+            m[7],
+            d.power_min,
+            d.power_max
+        ])?;
+    }
+    Ok(())
 }
 
-// Like the learner, without readings whose time is known to be wrong.
 static INSERT: LazyLock<String> = LazyLock::new(|| {
     let names = each(", ", |f| f.into());
-    let means = each(", ", |f| format!("avg({f})"));
     format!(
-        "INSERT INTO reading_hour (hour_ms, device_no, n, sealed, {names}, power_min, power_max)
-         SELECT ?1, device_no, count(*), SEALED, {means}, min(power), max(power) FROM reading
-         WHERE ts_ms >= ?1 AND ts_ms < ?2 AND clock_trusted AND time_source <> ?3
-         GROUP BY device_no
+        "INSERT INTO reading_hour (sealed, hour_ms, device_no, n, {names}, power_min, power_max)
+         VALUES (SEALED, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
          ON CONFLICT DO UPDATE SET "
     )
 });

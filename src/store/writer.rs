@@ -133,6 +133,7 @@ pub struct Store {
     queue: flume::Sender<Command>,
     chores: flume::Sender<Job>,
     gauges: Arc<WriterGauges>,
+    pub(super) path: Arc<Path>,
 }
 
 impl Store {
@@ -302,6 +303,7 @@ impl Writer {
             queue,
             chores,
             gauges,
+            path: db.into(),
         })
     }
 }
@@ -336,16 +338,28 @@ impl Thread {
                     let _ = done.send(());
                     return;
                 }
+                // Dropped unanswered: it was not closed in order.
                 Some(Command::Stop(_)) => return,
                 Some(Command::Append(_)) => unreachable!("gather keeps every append"),
             }
             self.see_to_chores();
             if self.damaged() {
                 tracing::error!("the database is damaged: nothing more is stored or acknowledged");
-                return;
+                return self.refuse();
             }
         }
         self.close();
+    }
+
+    /// Drops whatever comes, so that nobody waits for an answer, until the end.
+    fn refuse(self) {
+        while let Ok(command) = self.commands.recv() {
+            self.turn();
+            self.chores.drain();
+            if matches!(command, Command::Stop(_)) {
+                return;
+            }
+        }
     }
 
     fn damaged(&self) -> bool {
