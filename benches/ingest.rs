@@ -1,5 +1,7 @@
 //! From a payload's bytes to a committed row: parsing alone, and through the writer by size of commit.
 
+#![allow(missing_docs)] // of criterion's macros
+
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 

@@ -177,7 +177,7 @@ fn a_password_is_in_no_log_no_status_no_event_and_no_process_list() {
     station.stop();
     said += &station.log();
     assert!(
-        said.contains("refused") && said.contains("CONNACK") || said.contains("ConnAck"),
+        said.contains("refused") && said.contains("TRACE"),
         "not talkative"
     );
     let at = said.find(NEEDLE);

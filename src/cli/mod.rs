@@ -211,6 +211,7 @@ fn dispatch(cli: Cli) -> Outcome {
         signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always)?;
     }
     let config = || load(cli.config.as_deref());
+    let places = || find(cli.config.as_deref());
     match cli.command {
         #[cfg(feature = "demo")]
         Verb::Demo(args) => {
@@ -226,13 +227,13 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Run(args) => run::run(cli.config, args.log),
         Verb::CheckConfig => run::check_config(&config()?),
         Verb::Topics(args) => topics::topics(&config()?, args),
-        Verb::Status(args) => show::show_status(&config()?, args.json),
+        Verb::Status(args) => show::show_status(&places(), args.json),
         Verb::Train(args) => train::train(config()?, args.mode, args.json.json),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
-        Verb::Quarantine(args) => quarantine::quarantine(&config()?, args),
-        Verb::Runs(args) => show::runs(&config()?, args),
-        Verb::Models(args) => show::models(&config()?, args),
-        Verb::Forecast(args) => show::forecast(&config()?, args),
+        Verb::Quarantine(args) => quarantine::quarantine(&places(), args),
+        Verb::Runs(args) => show::runs(&places(), args),
+        Verb::Models(args) => show::models(&places(), args),
+        Verb::Forecast(args) => show::forecast(&places(), args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),
         Verb::Backtest(args) => {
@@ -277,6 +278,14 @@ fn played(played: Played) -> Exit {
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Config::load(path, std::env::vars()).map_err(|e: ConfigError| Failure(Exit::Usage, chain(&e)))
+}
+
+/// For commands that only look: a configuration that is wrong must not hide what the daemon says of it.
+fn find(path: Option<&Path>) -> Config {
+    load(path).unwrap_or_else(|Failure(_, why)| {
+        eprintln!("nightwatt: the configuration is not valid: {why}");
+        Config::places(path)
+    })
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -134,6 +134,23 @@ impl Config {
         Ok(config)
     }
 
+    /// Only where the store and the socket are, from what can be understood of `path` (else
+    /// [`DEFAULT_PATH`]): for commands that ask a daemon which runs on with an older, valid one.
+    pub fn places(path: Option<&Path>) -> Self {
+        let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let table: Table = text.parse().unwrap_or_default();
+        let place = |section: &str, key| {
+            let value = table.get(section)?.get(key)?;
+            value.as_str().map(PathBuf::from)
+        };
+        let mut config = Self::default();
+        config.store.path = place("store", "path").unwrap_or(config.store.path);
+        config.http.socket = place("http", "socket").unwrap_or(config.http.socket);
+        config.resolve_against(path.parent().unwrap_or(Path::new("")));
+        config
+    }
+
     /// Relative paths in a file mean "beside that file".
     fn resolve_against(&mut self, base: &Path) {
         let mqtt = &mut self.mqtt;
@@ -191,7 +208,7 @@ fn from_table(table: Table) -> Result<Config, ConfigError> {
             value: lookup(&root, &key)
                 .filter(|v| !v.is_table())
                 .map(|v| shown(&key, v)),
-            problem: e.into_inner().to_string().trim_end().to_owned(),
+            problem: e.into_inner().message().trim_end().to_owned(),
             key,
         }
     })?;

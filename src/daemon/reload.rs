@@ -237,6 +237,12 @@ where
 fn line(status: &Status, rows_per_s: Option<f64>) -> String {
     let mut parts = vec![status.verdict.text.clone()];
     if let Some(daemon) = &status.daemon {
+        // Something more serious may be the verdict.
+        if let Some(why) = &daemon.reload_refused
+            && !parts[0].contains(why)
+        {
+            parts.push(format!("the new configuration was refused: {why}"));
+        }
         parts.push(match rows_per_s {
             Some(rate) => format!("{rate:.1} rows/s, {} since start", daemon.rows),
             None => format!("{} rows since start", daemon.rows),
@@ -271,13 +277,15 @@ mod tests {
             daemon: Some(DaemonStatus {
                 rows: 120,
                 training: true,
+                reload_refused: Some("mqtt.urrl".into()),
                 ..DaemonStatus::default()
             }),
             ..Status::default()
         };
         assert_eq!(
             line(&status, Some(2.0)),
-            "no connection: refused; 2.0 rows/s, 120 since start; training"
+            "no connection: refused; the new configuration was refused: mqtt.urrl; \
+             2.0 rows/s, 120 since start; training"
         );
         assert!(line(&status, None).contains("; 120 rows since start; "));
     }

@@ -194,14 +194,8 @@ impl Intake {
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
-            // Acknowledgements that were lost come with the next connection; nothing more is read
-            // meanwhile, so that those still on their way get out first.
-            let behind = self.shared.reconnect.load(Ordering::SeqCst);
-            if behind && self.link.idle() {
-                self.next_epoch();
-                tracing::debug!("reconnecting for what was not acknowledged");
-            }
-            let room = !behind && !self.shared.stopping() && self.room();
+            let reconnect = self.shared.reconnect.load(Ordering::SeqCst);
+            let room = !reconnect && !self.shared.stopping() && self.room();
             match self.link.poll(room).await {
                 Ok(LinkEvent::Message(message)) => {
                     if !self.shared.stopping() {
@@ -214,7 +208,9 @@ impl Intake {
                 }
                 Ok(LinkEvent::Subscribed { refused }) => self.subscribed(refused),
                 Ok(LinkEvent::Disconnected) => return,
-                Ok(LinkEvent::Delivered | LinkEvent::Other) => {}
+                // Only then: an acknowledgement that still waits to be sent would be lost too.
+                Ok(LinkEvent::Quiet) if reconnect => self.next_epoch(),
+                Ok(LinkEvent::Delivered | LinkEvent::Quiet | LinkEvent::Other) => {}
                 Err(error) => {
                     self.broken(&error);
                     if wait(&self.shared, &*self.clock, &error, &mut backoff).await {
@@ -250,8 +246,8 @@ impl Intake {
         };
         let decoded = if message.cut {
             payload::Decoded {
-                readings: Vec::new(),
                 reject: Some(RejectReason::TooLarge),
+                ..payload::Decoded::default()
             }
         } else {
             self.reader.decode(
@@ -279,16 +275,11 @@ impl Intake {
         {
             tracing::warn!(device = %reading.device, "a reading's own time cannot be believed; stored under its time of receipt{more}");
         }
-        if refused.is_some() && fault::without("rejects_acknowledged") {
+        append.reject = refused.map(|reason| refuse(reason, message, received));
+        if append.reject.is_some() && fault::without("rejects_acknowledged") {
             append.ack = None;
         }
-        append.reject = refused.map(|reason| refuse(reason, message, received));
         self.waiting = self.store.try_append(append).err();
-        if self.waiting.is_some()
-            && let Some(more) = rate::log_line("held_back")
-        {
-            tracing::debug!("the writer is behind; nothing is read until it has room{more}");
-        }
     }
 
     fn connected(&mut self, session_present: bool) {
@@ -411,7 +402,7 @@ async fn wait(
 mod tests {
     use super::*;
     use crate::config::MqttConfig;
-    use crate::reading::{DeviceId, TimeSource, Values};
+    use crate::reading::{DeviceId, Values};
 
     fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Reading>) {
         let options = LinkOptions::new(&MqttConfig::default(), "", None).unwrap();

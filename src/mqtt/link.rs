@@ -124,7 +124,7 @@ impl LinkOptions {
     fn greeting(&self) -> Greeting<'_> {
         Greeting {
             client_id: &self.client_id,
-            persistent: self.persistent,
+            persistent: self.persistent && !fault::without("session"),
             keep_alive_s: self.keep_alive.as_secs() as u16,
             session_expiry_s: SESSION_EXPIRY_S,
             receive_maximum: RECEIVE_MAXIMUM,
@@ -200,6 +200,8 @@ pub enum LinkEvent {
     Delivered,
     /// Our DISCONNECT is on its way: the last event there is.
     Disconnected,
+    /// While nothing was read, nothing waited to be sent either.
+    Quiet,
     /// Nothing to act on.
     Other,
 }
@@ -266,14 +268,6 @@ impl LinkLoop {
         self.unacknowledged
     }
 
-    /// Whether everything asked for is with the system's network, or lost with the connection.
-    pub fn idle(&self) -> bool {
-        let sent = |c: &Connection| !c.unflushed && c.outbound.is_empty();
-        self.requests.is_empty()
-            && self.pending.is_empty()
-            && self.connection.as_ref().is_none_or(sent)
-    }
-
     /// The next event. After an error the next call connects anew; the caller waits in between.
     ///
     /// Unless `reading`, nothing is taken from the socket, so that the broker's window or TCP's holds
@@ -332,7 +326,10 @@ impl LinkLoop {
                 c.beat.as_mut().reset(Instant::now() + c.keep_alive / 2);
                 self.options.protocol.ping(&mut c.outbound);
             }
-            () = tokio::time::sleep(NOT_READING), if !reading => c.heard = Instant::now(),
+            () = tokio::time::sleep(NOT_READING), if !reading => {
+                c.heard = Instant::now();
+                return Ok(LinkEvent::Quiet);
+            }
         }
         Ok(LinkEvent::Other)
     }

@@ -16,7 +16,7 @@ fn a_killed_broker_with_its_store_costs_nothing() {
     check(
         "broker killed, store kept",
         count(2, 50),
-        "commit_before_ack",
+        "session",
         |without, seed| {
             let dir = tempfile::tempdir().unwrap();
             let store = dir.path().join("store");
@@ -40,6 +40,17 @@ fn a_killed_broker_with_its_store_costs_nothing() {
             // What is taken now comes back after the kill, whatever was acknowledged of it.
             station.signal("-STOP");
             publish(&broker, "solar/t/telemetry", false, &lines[200..400]);
+            // mosquitto saves some time after it has said that it has the message: its own gap.
+            let last = format!("\"power\":{}}}", 399);
+            wait_for("the broker's own save", 20, || {
+                // It looks for changes to save when something happens.
+                publish(&broker, "elsewhere", true, &["x"]);
+                let saved = std::fs::read(store.join("mosquitto.db")).unwrap_or_default();
+                saved
+                    .windows(last.len())
+                    .any(|w| w == last.as_bytes())
+                    .then_some(())
+            });
             broker.kill();
             station.signal("-CONT");
             if seed % 2 == 1 || !without.is_empty() {

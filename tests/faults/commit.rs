@@ -7,6 +7,9 @@ use super::{Harm, available, check, full, harm_at_the_end, succeeds};
 use crate::intake::{now_plus_s, publish};
 use crate::support::{Broker, Station, wait_for};
 
+/// SQLite takes the second where it was told that there is one.
+const SYNCS: [&str; 2] = ["fsync", "fdatasync"];
+
 /// strace on the writer thread.
 struct Traced(Child);
 
@@ -99,10 +102,8 @@ fn calls_of_a_commit() -> BTreeMap<String, u32> {
             *calls.entry(name.to_owned()).or_insert(0) += 1;
         }
     }
-    assert!(
-        calls.contains_key("fdatasync") && calls.contains_key("pwrite64"),
-        "{calls:?}"
-    );
+    let syncs = calls.keys().any(|c| SYNCS.contains(&c.as_str()));
+    assert!(syncs && calls.contains_key("pwrite64"), "{calls:?}");
     calls
 }
 
@@ -110,7 +111,7 @@ fn calls_of_a_commit() -> BTreeMap<String, u32> {
 fn points() -> Vec<(String, u32)> {
     calls_of_a_commit()
         .into_iter()
-        .filter(|(name, _)| full() || ["fdatasync", "pwrite64"].contains(&name.as_str()))
+        .filter(|(name, _)| full() || SYNCS.contains(&name.as_str()) || name == "pwrite64")
         .flat_map(|(name, n)| (1..=if full() { n } else { 1 }).map(move |k| (name.clone(), k)))
         .collect()
 }

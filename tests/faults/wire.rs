@@ -1,4 +1,4 @@
-//! What goes over the wire, and when: acknowledgements after fdatasync, and never a stale one.
+//! What goes over the wire, and when: acknowledgements after the sync, and never a stale one.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,15 +9,15 @@ use super::{Harm, available, check, count, succeeds};
 use crate::intake::{now_plus_s, publish};
 use crate::support::{Broker, Station, wait_for};
 
-/// Between the arrival of a message and its PUBACK an fdatasync must have ended: messages are sent
+/// Between the arrival of a message and its PUBACK an fsync or fdatasync must have ended: messages are sent
 /// one by one, so each has a commit of its own.
 #[test]
-fn no_acknowledgement_is_written_before_the_fdatasync_of_its_row() {
+fn no_acknowledgement_is_written_before_the_sync_of_its_row() {
     if !available("strace", succeeds("strace", &["-V"])) {
         return;
     }
     check(
-        "PUBACK before fdatasync, by trace",
+        "PUBACK before the sync, by trace",
         count(20, 1000),
         "commit_before_ack",
         |without, seed| {
@@ -36,7 +36,10 @@ fn no_acknowledgement_is_written_before_the_fdatasync_of_its_row() {
             let said = station.dir.path().join("strace");
             let mut strace = Command::new("strace")
                 .args(["-f", "-xx", "-s", "8", "-o", trace.to_str().unwrap()])
-                .args(["-e", "trace=fdatasync,sendto,write,recvfrom,read"])
+                .args([
+                    "-e",
+                    "trace=fsync,fdatasync,sendto,write,writev,recvfrom,read",
+                ])
                 .args(["-p", &station.pid().to_string()])
                 .stdin(Stdio::null())
                 .stderr(std::fs::File::create(&said).unwrap())
@@ -58,18 +61,17 @@ fn no_acknowledgement_is_written_before_the_fdatasync_of_its_row() {
             strace.wait().unwrap();
             let (mut synced, mut acknowledged, mut too_soon) = (0, 0, 0);
             for line in std::fs::read_to_string(&trace).unwrap().lines() {
-                if line.contains("\"\\x32") {
-                    // A message came in.
+                let received = line.contains("recvfrom");
+                if received && line.contains("\"\\x32") {
                     synced = 0;
-                } else if line.contains("fdatasync") && line.contains("= 0") {
+                } else if line.contains("sync") && line.contains("= 0") {
                     synced += 1;
-                } else if line.contains("\"\\x40\\x02") {
+                } else if !received && line.contains("\"\\x40\\x02") {
                     acknowledged += 1;
                     too_soon += i64::from(synced == 0);
-                    synced = 0;
                 }
             }
-            assert_eq!(acknowledged, messages, "PUBACKs seen");
+            assert!(acknowledged >= messages, "{acknowledged} PUBACKs seen");
             Harm {
                 lost: too_soon,
                 doubled: 0,
