@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod errors;
+mod fault;
 pub mod features;
 pub mod forecast;
 pub mod grid;

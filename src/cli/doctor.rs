@@ -213,7 +213,7 @@ async fn connect(link: &mut LinkLoop) -> Result<bool, LinkError> {
 }
 
 async fn answer(link: &mut LinkLoop, limit: Duration) -> Result<LinkEvent, LinkError> {
-    match tokio::time::timeout(limit, link.poll()).await {
+    match tokio::time::timeout(limit, link.poll(true)).await {
         Ok(polled) => polled,
         Err(_) => Err(LinkError::Broken(format!(
             "no answer for {} s",

@@ -120,7 +120,7 @@ async fn listen(
     heard: &mut Heard,
 ) -> Result<(), LinkError> {
     loop {
-        match link.poll().await? {
+        match link.poll(true).await? {
             LinkEvent::Connected { .. } => {
                 sender.subscribe(std::iter::once(args.filter.as_str()));
             }

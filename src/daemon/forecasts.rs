@@ -29,6 +29,11 @@ const SETTLE_LOOK: Duration = Duration::from_secs(1);
 /// A forecast whose actual value has not come by then never gets one.
 const GIVE_UP_MS: i64 = 6 * 3_600_000;
 const SETTLE_AT_ONCE: usize = 500;
+/// Readings taken in between two looks at everything else.
+const AT_ONCE: usize = 1024;
+/// How often, and how many times, it is looked whether a flood has passed.
+const FLOOD_LOOK: Duration = Duration::from_secs(1);
+const FLOOD_LOOKS: u32 = 30;
 /// Readings looked at to find the grid step.
 const STEP_SAMPLE: usize = 4096;
 
@@ -38,9 +43,9 @@ pub(super) struct Forecasts {
     pub(super) store: Store,
     pub(super) publisher: Publisher,
     pub(super) clock: Arc<dyn Clock>,
-    /// Committed readings, a commit at a time.
-    pub(super) stored: flume::Receiver<Vec<Reading>>,
-    /// Set where commits did not fit into `stored`.
+    /// Committed readings.
+    pub(super) stored: flume::Receiver<Reading>,
+    /// Set where readings did not fit into `stored`.
     pub(super) missed: Arc<AtomicBool>,
     /// Versions that have just gone live.
     pub(super) swaps: flume::Receiver<i64>,
@@ -73,19 +78,39 @@ impl Forecasts {
                         self.settle(&forecaster).await;
                     }
                 }
-                Ok(readings) = self.stored.recv_async() => {
-                    if self.missed.swap(false, Ordering::Relaxed) {
+                Ok(first) = self.stored.recv_async() => {
+                    if self.missed.load(Ordering::Relaxed) {
                         // Something was left out, so the state is rebuilt from what is stored.
-                        while self.stored.try_recv().is_ok() {}
+                        tokio::select! {
+                            () = shutdown.begun() => return,
+                            () = self.flood_passed() => {}
+                        }
                         let Some(rebuilt) = self.warm_up().await else { return };
                         forecaster = rebuilt;
                         continue;
                     }
+                    let mut readings = vec![first];
+                    readings.extend(self.stored.try_iter().take(AT_ONCE - 1));
                     let made = self.advance(&mut forecaster, &readings, &mut last);
                     self.keep_and_publish(made).await;
                 }
             }
         }
+    }
+
+    /// Waits until readings come no faster than they can be taken, or long enough: a backlog of days
+    /// is read back once, and not over and over while it comes in.
+    async fn flood_passed(&self) {
+        for _ in 0..FLOOD_LOOKS {
+            self.missed.store(false, Ordering::Relaxed);
+            while self.stored.try_recv().is_ok() {}
+            tokio::time::sleep(FLOOD_LOOK).await;
+            if !self.missed.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        self.missed.store(false, Ordering::Relaxed);
+        while self.stored.try_recv().is_ok() {}
     }
 
     /// A forecaster that has seen the last days, with the live model.

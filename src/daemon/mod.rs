@@ -35,8 +35,8 @@ use housekeeping::{Disk, Housekeeping};
 use nights::Nights;
 use reload::Refusal;
 
-/// Commits whose readings may wait for the forecaster.
-const STORED_QUEUE: usize = 256;
+/// Readings that may wait for the forecaster.
+const STORED_QUEUE: usize = 4096;
 /// Limits of the steps of an orderly end; their sum is far below systemd's 30 s.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 const TRAINER_LIMIT: Duration = Duration::from_secs(1);
@@ -173,6 +173,7 @@ impl Daemon {
             expects_session: oldest.is_some(),
             subscribed: false,
             started: Instant::now(),
+            waiting: None,
         };
         let socket = &config.http.socket;
         let listener = server::bind(socket).map_err(|source| DaemonError::Socket {

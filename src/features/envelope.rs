@@ -17,7 +17,7 @@ pub(super) struct Envelope {
     slots_per_day: i64,
     power_w: Ring,
     next: i64,
-    /// The envelope of the day that slot `next` belongs to.
+    /// The envelope of the day that slot `next` belongs to; empty before the first full day.
     today: Vec<Option<f64>>,
     /// Per day, at `day mod 15`, its highest slots in falling order.
     tops_w: Vec<[f64; CAPACITY_SLOTS]>,
@@ -30,7 +30,7 @@ impl Envelope {
             slots_per_day,
             power_w: Ring::new(((DAYS + 1) * slots_per_day) as usize, next),
             next,
-            today: vec![None; slots_per_day as usize],
+            today: Vec::new(),
             tops_w: vec![[0.0; CAPACITY_SLOTS]; (DAYS + 1) as usize],
         }
     }
@@ -68,11 +68,12 @@ impl Envelope {
             .map(|s| self.quantile(day, s))
             .collect();
         let last = raw.len() - 1;
-        for (s, smooth) in self.today.iter_mut().enumerate() {
+        self.today.clear();
+        self.today.extend((0..raw.len()).map(|s| {
             let before = if s == 0 { None } else { raw[s - 1] };
             let after = if s == last { None } else { raw[s + 1] };
-            *smooth = smoothed(before, raw[s], after);
-        }
+            smoothed(before, raw[s], after)
+        }));
     }
 
     /// The quantile of slot `s` over the fourteen days before `day`, as far as they are known.
@@ -99,7 +100,7 @@ impl Envelope {
             index.rem_euclid(self.slots_per_day),
         );
         if day == self.next.div_euclid(self.slots_per_day) {
-            return self.today[s as usize];
+            return self.today.get(s as usize).copied().flatten();
         }
         let neighbour = |s: i64| {
             let inside = (0..self.slots_per_day).contains(&s);

@@ -28,7 +28,7 @@ fn rows(db: &Path) -> i64 {
 async fn publish(broker: &Mosquitto, options: &LinkOptions, now_ms: i64) {
     let (sender, mut link) = options.open();
     loop {
-        match link.poll().await.unwrap() {
+        match link.poll(true).await.unwrap() {
             LinkEvent::Connected { .. } => {
                 sender.subscribe(["solar/+/telemetry"].into_iter());
             }
@@ -83,6 +83,7 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
         expects_session: false,
         subscribed: false,
         started: Instant::now(),
+        waiting: None,
     };
     let running = tokio::spawn(intake.run());
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -1,12 +1,12 @@
 //! Receives telemetry and hands it to the store; a message is acknowledged only after its commit.
 //!
 //! The loop owns the connection and is the only place that polls it. It never waits for the writer:
-//! where the queue is full it holds back, that is, it drops what arrives unacknowledged and, once
-//! there is room, reconnects, whereupon the broker sends everything unacknowledged again.
+//! where there is no room it stops reading the socket, while acknowledgements and pings still go out;
+//! the broker's window, or TCP's where a broker keeps none, holds the rest back.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -17,16 +17,16 @@ use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Messa
 use super::payload::{self, RejectReason};
 use super::publish::Publisher;
 use crate::clock::{self, Clock};
+use crate::fault;
 use crate::rate;
 use crate::reading::{Reading, TimeSource, TimestampMs};
 use crate::store::{
     AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, SAMPLE_BYTES, Store, TOPIC_BYTES,
 };
 
-const HELD_BACK_POLL: Duration = Duration::from_millis(100);
-
 /// Requests that may wait for the connection: room for an acknowledgement of every message that can
-/// be unacknowledged at once, and for a few subscriptions, so that acknowledging never waits.
+/// be unacknowledged at once, and for a few subscriptions, so that acknowledging never waits. Not
+/// left to the window: mosquitto 2.0.11 keeps none and sends all it has.
 pub const REQUESTS: usize = MAX_UNACKNOWLEDGED + 256;
 
 /// What `status` shows of the intake.
@@ -104,7 +104,7 @@ impl IntakeShared {
 pub struct Acknowledger {
     shared: Arc<IntakeShared>,
     sender: LinkSender,
-    stored: flume::Sender<Vec<Reading>>,
+    stored: flume::Sender<Reading>,
     missed: Arc<AtomicBool>,
 }
 
@@ -113,7 +113,7 @@ impl Acknowledger {
     pub fn new(
         shared: Arc<IntakeShared>,
         sender: LinkSender,
-        stored: flume::Sender<Vec<Reading>>,
+        stored: flume::Sender<Reading>,
         missed: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -128,21 +128,26 @@ impl Acknowledger {
 impl Committed for Acknowledger {
     fn acknowledge(&mut self, tokens: &[AckToken]) {
         let epoch = self.shared.epoch();
-        for token in tokens.iter().filter(|t| t.epoch == *epoch) {
-            if !self.sender.ack(token.packet_id) {
-                // The queue is sized so that it cannot be. If it is, redelivery and the unique key make
-                // up for it; without a reconnect the broker's window would fill for good.
-                self.shared.reconnect.store(true, Ordering::SeqCst);
-                if let Some(more) = rate::log_line("ack_lost") {
-                    tracing::error!("an acknowledgement found its queue full{more}");
-                }
+        let ours = tokens
+            .iter()
+            .filter(|t| t.epoch == *epoch || fault::without("epochs"));
+        let packet_ids: Vec<u16> = ours.map(|t| t.packet_id).collect();
+        if !packet_ids.is_empty() && !self.sender.ack(packet_ids) {
+            // The queue is sized so that it cannot be. If it is, redelivery and the unique key make
+            // up for it; without a reconnect the broker's window would fill for good.
+            self.shared.reconnect.store(true, Ordering::SeqCst);
+            if let Some(more) = rate::log_line("ack_lost") {
+                tracing::error!("acknowledgements found their queue full{more}");
             }
         }
     }
 
     fn stored(&mut self, readings: Vec<Reading>) {
-        if self.stored.try_send(readings).is_err() {
-            self.missed.store(true, Ordering::Relaxed);
+        for reading in readings {
+            if self.stored.try_send(reading).is_err() {
+                self.missed.store(true, Ordering::Relaxed);
+                return;
+            }
         }
     }
 }
@@ -171,6 +176,8 @@ pub struct Intake {
     pub subscribed: bool,
     /// Since when monotonic time is counted.
     pub started: Instant,
+    /// A message that found the writer's queue full; nothing is read until it has found room.
+    pub waiting: Option<Append>,
 }
 
 impl Intake {
@@ -186,50 +193,45 @@ impl Intake {
     /// [`IntakeShared::stop_taking`]), or, where there is no connection, until intake is to stop.
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
-        let mut held_back = false;
         loop {
-            let polled = if held_back || self.shared.reconnect.load(Ordering::SeqCst) {
-                tokio::time::timeout(HELD_BACK_POLL, self.link.poll())
-                    .await
-                    .ok()
-            } else {
-                Some(self.link.poll().await)
-            };
-            let quiet = polled.is_none();
-            match polled {
-                Some(Ok(LinkEvent::Message(message))) => {
-                    if !held_back && !self.shared.stopping() {
-                        held_back = !self.take(message);
+            let reconnect = self.shared.reconnect.load(Ordering::SeqCst);
+            let room = !reconnect && !self.shared.stopping() && self.room();
+            match self.link.poll(room).await {
+                Ok(LinkEvent::Message(message)) => {
+                    if !self.shared.stopping() {
+                        self.take(message);
                     }
                 }
-                Some(Ok(LinkEvent::Connected { session_present })) => {
+                Ok(LinkEvent::Connected { session_present }) => {
                     backoff = Backoff::default();
                     self.connected(session_present);
                 }
-                Some(Ok(LinkEvent::Subscribed { refused })) => self.subscribed(refused),
-                Some(Ok(LinkEvent::Disconnected)) => return,
-                Some(Ok(LinkEvent::Delivered | LinkEvent::Other)) | None => {}
-                Some(Err(error)) => {
+                Ok(LinkEvent::Subscribed { refused }) => self.subscribed(refused),
+                Ok(LinkEvent::Disconnected) => return,
+                // Only then: an acknowledgement that still waits to be sent would be lost too.
+                Ok(LinkEvent::Quiet) if reconnect => self.next_epoch(),
+                Ok(LinkEvent::Delivered | LinkEvent::Quiet | LinkEvent::Other) => {}
+                Err(error) => {
                     self.broken(&error);
-                    held_back = false;
                     if wait(&self.shared, &*self.clock, &error, &mut backoff).await {
                         return;
                     }
                 }
             }
-            // Only once it is quiet: an acknowledgement that still waits to be sent would be lost too.
-            let behind = self.shared.reconnect.load(Ordering::SeqCst)
-                || held_back && self.store.half_empty();
-            if quiet && behind {
-                held_back = false;
-                self.next_epoch();
-                tracing::debug!("reconnecting for what was not acknowledged");
-            }
         }
     }
 
-    /// Parses and queues one message; false where the writer has no room for it.
-    fn take(&mut self, message: Message) -> bool {
+    /// Whether another message can be taken.
+    fn room(&mut self) -> bool {
+        if let Some(append) = self.waiting.take() {
+            self.waiting = self.store.try_append(append).err();
+        }
+        fault::without("back_pressure")
+            || self.waiting.is_none() && self.link.unacknowledged() < MAX_UNACKNOWLEDGED
+    }
+
+    /// Parses one message and queues it, or keeps it until the writer has room.
+    fn take(&mut self, message: Message) {
         self.shared.received.fetch_add(1, Ordering::Relaxed);
         let received = self.clock.now();
         self.shared.lock().last_message = Some(received);
@@ -242,13 +244,20 @@ impl Intake {
             reject: None,
             ack: Some(ack),
         };
-        let decoded = self.reader.decode(
-            &message.topic,
-            &message.payload,
-            message.retain,
-            received,
-            clock::plausible(received),
-        );
+        let decoded = if message.cut {
+            payload::Decoded {
+                reject: Some(RejectReason::TooLarge),
+                ..payload::Decoded::default()
+            }
+        } else {
+            self.reader.decode(
+                &message.topic,
+                &message.payload,
+                message.retain && !fault::without("retained_rule"),
+                received,
+                clock::plausible(received),
+            )
+        };
         if message.retain && decoded == payload::Decoded::default() {
             self.shared.retained_ignored.fetch_add(1, Ordering::Relaxed);
         }
@@ -267,11 +276,10 @@ impl Intake {
             tracing::warn!(device = %reading.device, "a reading's own time cannot be believed; stored under its time of receipt{more}");
         }
         append.reject = refused.map(|reason| refuse(reason, message, received));
-        let room = self.store.try_append(append).is_ok();
-        if !room && let Some(more) = rate::log_line("held_back") {
-            tracing::warn!("the writer is behind; holding back unacknowledged{more}");
+        if append.reject.is_some() && fault::without("rejects_acknowledged") {
+            append.ack = None;
         }
-        room
+        self.waiting = self.store.try_append(append).err();
     }
 
     fn connected(&mut self, session_present: bool) {
@@ -394,8 +402,9 @@ async fn wait(
 mod tests {
     use super::*;
     use crate::config::MqttConfig;
+    use crate::reading::{DeviceId, Values};
 
-    fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Vec<Reading>>) {
+    fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Reading>) {
         let options = LinkOptions::new(&MqttConfig::default(), "", None).unwrap();
         let (sender, link) = Intake::options(options, "s".into()).open();
         let (tx, rx) = flume::bounded(1);
@@ -411,9 +420,15 @@ mod tests {
     fn every_message_that_can_be_unacknowledged_finds_room_for_its_acknowledgement() {
         let (acknowledger, _link, _rx) = acknowledger();
         for i in 0..REQUESTS {
-            assert!(acknowledger.sender.ack(1 + (i % 60_000) as u16), "{i}");
+            assert!(
+                acknowledger.sender.ack(vec![1 + (i % 60_000) as u16]),
+                "{i}"
+            );
         }
-        assert!(!acknowledger.sender.ack(1), "the queue is not bounded");
+        assert!(
+            !acknowledger.sender.ack(vec![1]),
+            "the queue is not bounded"
+        );
     }
 
     #[test]
@@ -424,25 +439,39 @@ mod tests {
             packet_id: 1,
         };
         *acknowledger.shared.epoch() = 2;
-        acknowledger.acknowledge(&vec![token(1); REQUESTS]);
-        acknowledger.acknowledge(&vec![token(2); REQUESTS]);
+        for epoch in [1, 2] {
+            for _ in 0..REQUESTS {
+                acknowledger.acknowledge(&[token(epoch)]);
+            }
+        }
         assert!(
-            !acknowledger.sender.ack(1),
+            !acknowledger.sender.ack(vec![1]),
             "only the second epoch's have filled the queue"
         );
         link.drop_connection();
         assert!(
-            acknowledger.sender.ack(1),
+            acknowledger.sender.ack(vec![1]),
             "unsent acknowledgements outlived their connection"
         );
+    }
+
+    fn reading() -> Reading {
+        Reading {
+            device: DeviceId::new("t"),
+            ts: TimestampMs(0),
+            received: TimestampMs(0),
+            time_source: TimeSource::Device,
+            clock_trusted: true,
+            values: Values::default(),
+        }
     }
 
     #[test]
     fn readings_that_nobody_fetches_are_missed_and_not_waited_for() {
         let (mut acknowledger, _link, rx) = acknowledger();
-        acknowledger.stored(vec![]);
+        acknowledger.stored(vec![reading()]);
         assert!(!acknowledger.missed.load(Ordering::Relaxed));
-        acknowledger.stored(vec![]);
+        acknowledger.stored(vec![reading()]);
         assert!(acknowledger.missed.load(Ordering::Relaxed));
         assert_eq!(rx.len(), 1);
     }

@@ -17,6 +17,7 @@ pub mod intake;
 pub mod link;
 #[cfg(test)]
 mod mosquitto;
+mod packets;
 pub mod payload;
 pub mod play;
 pub mod publish;

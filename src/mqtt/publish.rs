@@ -86,7 +86,7 @@ impl PublishLoop {
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
-            match self.link.poll().await {
+            match self.link.poll(true).await {
                 Ok(LinkEvent::Connected { .. }) => {
                     backoff = Backoff::default();
                     self.shared.connected.store(true, Ordering::SeqCst);
@@ -98,11 +98,7 @@ impl PublishLoop {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%error, "the publishing connection broke");
-                    if self.shared.connected.swap(false, Ordering::SeqCst) {
-                        // What was asked for is gone with the connection: the broker keeps no
-                        // session of ours, and rumqttc resends only into a session.
-                        self.shared.outstanding.store(0, Ordering::SeqCst);
-                    }
+                    self.shared.connected.store(false, Ordering::SeqCst);
                     let wake = self.shared.wake.notified();
                     let refused = matches!(error, LinkError::Refused(_));
                     let _ = tokio::time::timeout(backoff.next(refused), wake).await;

@@ -10,13 +10,14 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use super::append::{Counts, Devices, trim, write_batch};
 use super::quarantine::Quarantine;
 use super::{StoreError, open, sql};
+use crate::fault;
 use crate::rate;
 use crate::reading::{Reading, TimestampMs};
 
 /// Commands that may wait for the writer; beyond it the sender waits or holds back.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 2048;
 /// Messages in one commit at most: keeps the last of them waiting a few milliseconds, not seconds.
-const BATCH: usize = 2048;
+const BATCH: usize = 1024;
 /// Messages that can be with the writer at once, queued or in a batch.
 pub const MAX_UNACKNOWLEDGED: usize = QUEUE + BATCH;
 const EVENT_ENTRIES: i64 = 1000;
@@ -420,6 +421,9 @@ impl Thread {
         let rejects = self.quarantine.sift(batch, now);
         let kept = |a: &Append| !a.readings.is_empty() || a.reject.is_some();
         let counts_due = self.quarantine.patience(now) == Some(Duration::ZERO);
+        if fault::without("commit_before_ack") {
+            self.acknowledge(batch);
+        }
         let counts = if batch.iter().any(kept) || counts_due {
             let Some(counts) = self.write(batch) else {
                 return;
@@ -445,16 +449,20 @@ impl Thread {
         if let Some(last) = last {
             g.last_commit_ms.store(last, Ordering::Relaxed);
         }
+        self.acknowledge(batch);
+        let readings: Vec<Reading> = batch.drain(..).flat_map(|a| a.readings).collect();
+        if !readings.is_empty() {
+            self.committed.stored(readings);
+        }
+    }
+
+    fn acknowledge(&mut self, batch: &[Append]) {
         let tokens: Vec<AckToken> = batch
             .iter()
             .filter_map(|a| a.ack)
             .filter(|t| t.packet_id != 0)
             .collect();
         self.committed.acknowledge(&tokens);
-        let readings: Vec<Reading> = batch.drain(..).flat_map(|a| a.readings).collect();
-        if !readings.is_empty() {
-            self.committed.stored(readings);
-        }
     }
 
     /// One transaction, tried until it succeeds; none where the file turns out to be damaged.
@@ -468,6 +476,7 @@ impl Thread {
             }
             match write_batch(&mut self.conn, &mut self.devices, &self.quarantine, batch) {
                 Ok(counts) => break counts,
+                Err(_) if fault::without("retry") => break Counts::default(),
                 Err(error) => {
                     // Numbers given to devices in the rolled-back transaction are void.
                     self.devices.clear();

@@ -107,22 +107,45 @@ impl Drop for Broker {
 /// A station: a folder with a configuration, a store and a socket, and the daemon while it runs.
 pub struct Station {
     pub dir: tempfile::TempDir,
+    /// The protection taken out of this daemon; empty for none (feature `fault-controls`).
+    pub without: &'static str,
+    db: PathBuf,
     child: Option<Child>,
 }
 
 impl Station {
     /// A station with this `[mqtt] url`; further lines go on in `[mqtt]` or begin other sections.
     pub fn new(url: &str, extra: &str) -> Self {
+        Self::storing_in(None, url, extra)
+    }
+
+    /// The same with its database in another folder.
+    pub fn storing_in(folder: Option<&Path>, url: &str, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let db = folder.unwrap_or(dir.path()).join("n.db");
         let text = format!(
-            "[store]\npath = \"n.db\"\nreserve_mb = 1\n[http]\nsocket = \"n.sock\"\n[mqtt]\nurl = \"{url}\"\n{extra}\n"
+            "[store]\npath = \"{}\"\nreserve_mb = 1\n[http]\nsocket = \"n.sock\"\n[mqtt]\nurl = \"{url}\"\n{extra}\n",
+            db.display()
         );
         std::fs::write(dir.path().join("n.toml"), text).unwrap();
-        Self { dir, child: None }
+        Self {
+            dir,
+            without: "",
+            db,
+            child: None,
+        }
     }
 
     pub fn db(&self) -> PathBuf {
-        self.dir.path().join("n.db")
+        self.db.clone()
+    }
+
+    /// Adds a line to a section of the configuration.
+    pub fn set(&self, section: &str, line: &str) {
+        let path = self.dir.path().join("n.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let with = text.replace(section, &format!("{section}\n{line}"));
+        std::fs::write(path, with).unwrap();
     }
 
     pub fn log(&self) -> String {
@@ -169,6 +192,9 @@ impl Station {
             .stdout(Stdio::null())
             .stderr(log)
             .envs(environment.iter().copied());
+        if !self.without.is_empty() {
+            command.env("NIGHTWATT_FAULT", self.without);
+        }
         self.child = Some(command.spawn().unwrap());
     }
 
