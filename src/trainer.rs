@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::features::FeatureSet;
 use crate::models::Artifact;
 use crate::models::bundle::{Bundle, Kind};
+use crate::models::ramp::{BrierScore, RampWarning};
 use crate::night::{self, Cache, Decision, Mode, NightParams, NightReport};
 use crate::reading::TimestampMs;
 use crate::registry::State;
@@ -257,6 +258,20 @@ struct Judged {
     parts: Vec<PartNote>,
 }
 
+impl Judged {
+    /// Whether something has to change: a part won, or a live warning has lost its skill.
+    fn changes(&self) -> bool {
+        !self.won.is_empty() || !self.spent().is_empty()
+    }
+
+    /// The horizons whose live warning is to be published no longer.
+    fn spent(&self) -> Vec<u32> {
+        let nights = self.report.horizons.iter();
+        let spent = nights.filter(|n| n.ramp.is_some_and(|r| r.live_has_lost_its_skill()));
+        spent.map(|n| n.horizon_min).collect()
+    }
+}
+
 /// Takes the candidates out of the reports and sorts them by what the gate decided about each.
 fn judged(run_id: i64, mut report: Report) -> Result<Judged, TrainerError> {
     let (mut won, mut lost) = (Bundle::default(), Bundle::default());
@@ -271,6 +286,11 @@ fn judged(run_id: i64, mut report: Report) -> Result<Judged, TrainerError> {
             Decision::Keep | Decision::Skip => &mut lost,
         };
         side.power.insert(night.horizon_min, part);
+        if let Some(bytes) = night.ramp_model.take() {
+            let part = RampWarning::from_bytes(&bytes)
+                .map_err(|e| TrainerError::Answer(crate::errors::chain(&e)))?;
+            won.ramp.insert(night.horizon_min, part);
+        }
     }
     let parts = won.parts().map(|(horizon_min, kind)| PartNote {
         horizon_min,
@@ -295,6 +315,7 @@ async fn conclude(
     live: Option<i64>,
     judged: Judged,
 ) -> Result<RunEnd, StoreError> {
+    let (changes, spent) = (judged.changes(), judged.spent());
     let Judged {
         report,
         won,
@@ -308,15 +329,15 @@ async fn conclude(
         horizons: report.horizons.clone(),
     };
     let outmoded = reader.live_version()? != live;
-    let (bundle, state) = if outmoded && !won.is_empty() {
+    let (bundle, state) = if outmoded && changes {
         reason = format!(
             "The live model was changed while the night went on, so its candidates were compared with another. {reason}"
         );
         (won, State::Rejected)
-    } else if won.is_empty() {
+    } else if !changes {
         (lost, State::Rejected)
     } else {
-        let bundle = carry(&reader, live, station, won, &mut contents)?;
+        let bundle = carry(&reader, live, station, won, &spent, &mut contents)?;
         (bundle, State::Candidate)
     };
     let mut end = RunEnd {
@@ -361,12 +382,13 @@ async fn conclude(
     Ok(end)
 }
 
-/// Adds to what won the live parts that were not beaten.
+/// Adds to what won the live parts that were not beaten, without the warnings that are spent.
 fn carry(
     reader: &Reader,
     live: Option<i64>,
     station: &Station,
     mut won: Bundle,
+    spent: &[u32],
     contents: &mut Contents,
 ) -> Result<Bundle, StoreError> {
     let Some(row) = live.map(|v| reader.model(v)).transpose()?.flatten() else {
@@ -376,24 +398,44 @@ fn carry(
     let older = reader
         .model_bytes(row.version)?
         .and_then(|bytes| Bundle::from_bytes(&bytes).ok());
+    let mut older = older.unwrap_or_default();
+    older.ramp.retain(|horizon, _| !spent.contains(horizon));
     let horizons: Vec<u32> = station.config.training.horizon_min.iter().collect();
     let noted: Contents = serde_json::from_value(row.metrics).unwrap_or_default();
-    let carried = won.carry(older.unwrap_or_default(), &horizons);
+    let carried = won.carry(older, &horizons);
     let of_carried = |n: &&PartNote| carried.contains(&(n.horizon_min, n.kind));
     contents.parts.extend(noted.parts.iter().filter(of_carried));
     Ok(won)
 }
 
-/// Why the run ended so: its only night's sentence, or each night's after its horizon.
+/// Why the run ended so: its only night's sentences, or each night's after its horizon.
 fn reason(report: &Report) -> String {
     match &report.horizons[..] {
-        [only] => only.reason.clone(),
+        [only] => sentences(only),
         nights => {
             let each = nights
                 .iter()
-                .map(|night| format!("{} min: {}", night.horizon_min, night.reason));
+                .map(|night| format!("{} min: {}", night.horizon_min, sentences(night)));
             each.collect::<Vec<_>>().join(" ")
         }
+    }
+}
+
+/// What the gate says of a night's power model, and of its warning where that changes.
+fn sentences(night: &NightReport) -> String {
+    let power = &night.reason;
+    let Some(ramp) = night.ramp else {
+        return power.clone();
+    };
+    let skill = |score: Option<BrierScore>| score.and_then(|s| s.skill).unwrap_or(0.0);
+    if ramp.wins() {
+        let skill = skill(ramp.candidate);
+        format!("{power} Its ramp warning goes live with a Brier skill of {skill:+.2}.")
+    } else if ramp.live_has_lost_its_skill() {
+        let skill = skill(ramp.live);
+        format!("{power} The live ramp warning goes: its Brier skill is {skill:+.2}.")
+    } else {
+        power.clone()
     }
 }
 
@@ -508,7 +550,10 @@ fn horizon(
     let cache = cache.filter(|cache| !cache.is_stale());
     let from = cache.as_ref().map_or(job.from, Cache::needs_from);
     let rows = reader.named_samples(from, job.to)?;
-    let live = live.power.get(&params.horizon_min);
+    let live = night::Live {
+        power: live.power.get(&params.horizon_min),
+        ramp: live.ramp.get(&params.horizon_min),
+    };
     let night = night::run(rows, live, cache, params, &AtomicBool::new(false))?;
     if let Some(cache) = &night.cache {
         // Without it the next night takes longer, and that is all.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::models::bundle::Kind;
+use crate::models::ramp::BrierScore;
 use crate::night::NightReport;
 use crate::reading::TimestampMs;
 use crate::status::clip;
@@ -39,6 +40,21 @@ fn night(report: &NightReport) -> String {
             out,
             "P10 to P90 held {:.0} % of what was measured",
             coverage * 100.0
+        );
+    }
+    let ramp = report.ramp.and_then(|r| Some((r.candidate?, r)));
+    if let Some((candidate, ramp)) = ramp {
+        let skill =
+            |score: BrierScore| score.skill.map_or("unknown".into(), |s| format!("{s:+.3}"));
+        let live = ramp
+            .live
+            .map_or(String::new(), |l| format!(", live {}", skill(l)));
+        let _ = writeln!(
+            out,
+            "Ramp warning: Brier skill {}{live}; a fall followed {:.0} % of {} rows",
+            skill(candidate),
+            candidate.base_rate * 100.0,
+            candidate.rows
         );
     }
     out

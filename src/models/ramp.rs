@@ -7,6 +7,8 @@
 //! score (Brier 1950). Only rows from which such a fall is possible are asked about: with power below
 //! a fifth of capacity the answer is no.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use linfa::traits::Fit;
 use linfa::{DatasetBase, ParamGuard};
 use linfa_trees::{DecisionTree, DecisionTreeParams, TreeNode};
@@ -17,7 +19,7 @@ use super::codec::{Decoder, Encoder, seal, unseal};
 use super::trees::rng::SplitMix64;
 use super::trees::{Binner, MAX_FEATURES as MAX_CODES, MISSING};
 use super::{CodecError, MAX_BYTES, MAX_FEATURES, MAX_NAME_BYTES};
-use crate::features::{Facts, Plan, Row};
+use crate::features::{Facts, Matrix, Plan, Row};
 use crate::reading::TimestampMs;
 
 /// A fall by more than this share of capacity is a ramp.
@@ -222,42 +224,78 @@ fn vote(tree: &[Node], codes: &[u8]) -> bool {
     }
 }
 
+/// Rows to be asked about with the least power that followed; none further ahead than a warning reaches.
+fn asked(rows: &Matrix, horizon_min: u32) -> impl Iterator<Item = (Row<'_>, f32)> {
+    let lowest_w = match horizon_min <= MAX_HORIZON_MIN {
+        true => lowest_w(rows, horizon_min),
+        false => Vec::new(),
+    };
+    rows.iter().map(|(row, _)| row).zip(lowest_w)
+}
+
+/// The least power of the rows of the same device in the horizon after each row, W: what came of it.
+/// `rows` are in time order; up to six hours ahead naive persistence is a row's own power. After the
+/// last rows only the target itself is known.
+fn lowest_w(rows: &Matrix, horizon_min: u32) -> Vec<f32> {
+    let mut lowest: Vec<f32> = rows.iter().map(|(_, truth)| truth.y_w).collect();
+    // Ahead of each device: rows that are the least until they pass out of reach, the nearest last.
+    let mut ahead: BTreeMap<u32, VecDeque<(TimestampMs, f32)>> = BTreeMap::new();
+    for i in (0..rows.len()).rev() {
+        let facts = rows.row(i).facts;
+        let ahead = ahead.entry(facts.device).or_default();
+        let reach = facts.ts.plus_min(i64::from(horizon_min));
+        while ahead.pop_front_if(|(ts, _)| *ts > reach).is_some() {}
+        if let Some((_, least_w)) = ahead.front() {
+            lowest[i] = lowest[i].min(*least_w);
+        }
+        while ahead.pop_back_if(|(_, w)| *w >= facts.naive_w).is_some() {}
+        ahead.push_back((facts.ts, facts.naive_w));
+    }
+    lowest
+}
+
 /// Rows drawn evenly from a stream of unknown length (algorithm R: Vitter 1985).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Reservoir {
     rows: usize,
+    seed: u64,
     seen: u64,
     x: Vec<f32>,
     masks: Vec<u64>,
+    days: Vec<i32>,
     fell: Vec<bool>,
-    lots: SplitMix64,
 }
 
 impl Reservoir {
-    fn new(rows: usize, seed: u64, stream: u64) -> Self {
+    fn new(rows: usize, seed: u64) -> Self {
         Self {
             rows,
+            seed,
             seen: 0,
             x: Vec::new(),
             masks: Vec::new(),
+            days: Vec::new(),
             fell: Vec::new(),
-            lots: SplitMix64::new(seed, stream),
         }
     }
 
-    fn take(&mut self, row: Row<'_>, fell: bool) {
+    fn take(&mut self, day: i32, row: Row<'_>, fell: bool) {
         self.seen += 1;
         if self.masks.len() < self.rows {
             self.x.extend_from_slice(row.x);
             self.masks.push(row.facts.missing);
+            self.days.push(day);
             self.fell.push(fell);
             return;
         }
-        let place = (self.lots.next_u64() % self.seen) as usize;
+        // A lot by the row's number, so that there is no state to hand on between nights.
+        let lot = SplitMix64::new(self.seed, self.seen).next_u64();
+        let place = (lot % self.seen) as usize;
         if place < self.rows {
             let width = row.x.len();
             self.x[place * width..][..width].copy_from_slice(row.x);
             self.masks[place] = row.facts.missing;
+            self.days[place] = day;
             self.fell[place] = fell;
         }
     }
@@ -266,38 +304,88 @@ impl Reservoir {
         let n = self.masks.len();
         ArrayView2::from_shape((n, self.x.len().checked_div(n)?), &self.x).ok()
     }
+
+    /// Keeps the rows of these days only, as if no other had been seen.
+    fn keep(&mut self, wanted: impl Fn(i32) -> bool) {
+        let had = self.masks.len();
+        let width = self.x.len().checked_div(had).unwrap_or(0);
+        let mut kept = Self::new(self.rows, self.seed);
+        for i in (0..had).filter(|&i| wanted(self.days[i])) {
+            kept.x.extend_from_slice(&self.x[i * width..][..width]);
+            kept.masks.push(self.masks[i]);
+            kept.days.push(self.days[i]);
+            kept.fell.push(self.fell[i]);
+        }
+        let n = kept.masks.len() as u64;
+        kept.seen = (self.seen * n).checked_div(had as u64).unwrap_or(0).max(n);
+        *self = kept;
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        out.u64(self.seen);
+        out.len(self.masks.len());
+        for i in 0..self.masks.len() {
+            out.u64(self.masks[i]);
+            out.u32(self.days[i].cast_unsigned());
+            out.u8(u8::from(self.fell[i]));
+        }
+        self.x.iter().for_each(|&x| out.f32(x));
+    }
+
+    fn decode(&mut self, from: &mut Decoder<'_>, width: usize) -> Result<(), CodecError> {
+        self.seen = from.u64()?;
+        let n = from.len(self.rows, 13 + 4 * width)?;
+        if self.seen < n as u64 {
+            return Err(CodecError::Malformed("more rows are kept than were seen"));
+        }
+        for _ in 0..n {
+            self.masks.push(from.u64()?);
+            self.days.push(from.u32()?.cast_signed());
+            self.fell.push(from.u8()? == 1);
+        }
+        self.x = (0..n * width)
+            .map(|_| from.f32())
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
 }
 
 /// Gathers rows night for night and fits a warning from them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RampLearner {
     seed: u64,
     steady: Reservoir,
     falling: Reservoir,
     calibration: Reservoir,
-    trained_until: TimestampMs,
 }
 
 impl RampLearner {
     /// A learner that has seen nothing; `seed` is for the lots it draws.
     pub fn new(seed: u64) -> Self {
+        let stream = |stream| SplitMix64::new(seed, stream).next_u64();
         Self {
             seed,
-            steady: Reservoir::new(CLASS_ROWS, seed, 1),
-            falling: Reservoir::new(CLASS_ROWS, seed, 2),
-            calibration: Reservoir::new(CALIBRATION_ROWS, seed, 3),
-            trained_until: TimestampMs::default(),
+            steady: Reservoir::new(CLASS_ROWS, stream(1)),
+            falling: Reservoir::new(CLASS_ROWS, stream(2)),
+            calibration: Reservoir::new(CALIBRATION_ROWS, stream(3)),
+        }
+    }
+
+    /// Adds the rows of a day, made by a plan of this horizon. Further ahead than a warning reaches
+    /// there is nothing to learn.
+    pub fn learn(&mut self, day: i32, rows: &Matrix, horizon_min: u32) {
+        for (row, lowest_w) in asked(rows, horizon_min) {
+            self.take(day, row, lowest_w);
         }
     }
 
     /// Adds a row of local day `day` after which power was at least `lowest_w`. Rows from which no ramp
     /// is possible, or with a number that is none, are left out.
-    pub fn learn(&mut self, day: i32, row: Row<'_>, lowest_w: f32) {
+    fn take(&mut self, day: i32, row: Row<'_>, lowest_w: f32) {
         let sound = row.x.iter().all(|v| v.is_finite()) && lowest_w.is_finite();
         if !sound || !possible(&row.facts) {
             return;
         }
-        self.trained_until = self.trained_until.max(row.facts.ts);
         let fell = fell(&row.facts, lowest_w);
         let kept = if day.rem_euclid(CALIBRATION_DAYS) == 0 {
             &mut self.calibration
@@ -306,11 +394,50 @@ impl RampLearner {
         } else {
             &mut self.steady
         };
-        kept.take(row, fell);
+        kept.take(day, row, fell);
     }
 
-    /// The warning; `None` with too few rows of either class to learn anything.
-    pub fn warning(&self, plan: &Plan) -> Option<RampWarning> {
+    fn reservoirs(&mut self) -> [&mut Reservoir; 3] {
+        [&mut self.steady, &mut self.falling, &mut self.calibration]
+    }
+
+    /// Lets go of days before `day`.
+    pub fn forget_before(&mut self, day: i32) {
+        self.reservoirs()
+            .into_iter()
+            .for_each(|r| r.keep(|d| d >= day));
+    }
+
+    /// Lets go of `day` and of those after it.
+    pub fn forget_from(&mut self, day: i32) {
+        self.reservoirs()
+            .into_iter()
+            .for_each(|r| r.keep(|d| d < day));
+    }
+
+    /// What was gathered, for the next night.
+    pub(crate) fn encode(&self, out: &mut Encoder) {
+        [&self.steady, &self.falling, &self.calibration]
+            .into_iter()
+            .for_each(|r| r.encode(out));
+    }
+
+    /// Reads what [`RampLearner::encode`] wrote, of rows `width` wide.
+    pub(crate) fn decode(
+        from: &mut Decoder<'_>,
+        seed: u64,
+        width: usize,
+    ) -> Result<Self, CodecError> {
+        let mut learner = Self::new(seed);
+        for reservoir in learner.reservoirs() {
+            reservoir.decode(from, width)?;
+        }
+        Ok(learner)
+    }
+
+    /// The warning of what was gathered up to then; `None` with too few rows of either class to learn
+    /// anything.
+    pub fn warning(&self, plan: &Plan, trained_until: TimestampMs) -> Option<RampWarning> {
         let (steady, falling) = (self.steady.rows()?, self.falling.rows()?);
         let calibration = self.calibration.rows()?;
         let least = steady.nrows().min(falling.nrows());
@@ -353,7 +480,7 @@ impl RampLearner {
             features: plan.names().map(str::to_owned).collect(),
             horizon_min: plan.horizon_min(),
             step_min: plan.step_min(),
-            trained_until: self.trained_until,
+            trained_until,
             binner,
             trees,
             by_votes: isotonic(&counted),
@@ -473,8 +600,15 @@ pub struct BrierScore {
 }
 
 impl Brier {
+    /// Adds the rows of a day; the warning is asked about those from which a ramp is possible.
+    pub fn judge(&mut self, rows: &Matrix, warning: &RampWarning) {
+        for (row, lowest_w) in asked(rows, warning.horizon_min) {
+            self.add(&row.facts, lowest_w, warning.probability(row));
+        }
+    }
+
     /// Adds a row; the probability counts only where a ramp is possible.
-    pub fn add(&mut self, facts: &Facts, lowest_w: f32, probability: f32) {
+    fn add(&mut self, facts: &Facts, lowest_w: f32, probability: f32) {
         if possible(facts) {
             let fell = fell(facts, lowest_w);
             self.rows += 1;
@@ -498,10 +632,32 @@ impl Brier {
     }
 }
 
-/// The gate: a warning is published while it has skill, and replaced by a better one only.
-pub fn wins(candidate: &BrierScore, live: Option<&BrierScore>) -> bool {
-    candidate.skill.is_some_and(|skill| skill > 0.0)
-        && live.is_none_or(|live| candidate.brier < live.brier)
+/// A night's warning and the live one on the same held-back days.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RampReport {
+    /// The night's; none where it had too little to learn from.
+    pub candidate: Option<BrierScore>,
+    /// The live one's, where there is one.
+    pub live: Option<BrierScore>,
+}
+
+impl RampReport {
+    /// The gate: a warning is published while it has skill, and replaced by a better one only.
+    pub fn wins(&self) -> bool {
+        let has_skill = |score: &BrierScore| score.skill.is_some_and(|skill| skill > 0.0);
+        let Some(candidate) = self.candidate.filter(has_skill) else {
+            return false;
+        };
+        let live = self.live.filter(has_skill);
+        live.is_none_or(|live| candidate.brier < live.brier)
+    }
+
+    /// Whether the live warning is to be published no longer. Held-back days too calm to judge by are
+    /// no reason.
+    pub fn live_has_lost_its_skill(&self) -> bool {
+        let skill = self.live.and_then(|live| live.skill);
+        skill.is_some_and(|skill| skill <= 0.0)
+    }
 }
 
 #[cfg(test)]

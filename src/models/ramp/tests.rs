@@ -18,7 +18,12 @@ fn row<'a>(x: &'a mut Vec<f32>, lots: &mut Lots, width: usize) -> (Row<'a>, f32,
     } else {
         590.0
     };
-    let facts = Facts {
+    let facts = some_facts();
+    (Row { x, facts }, lowest_w, likely)
+}
+
+fn some_facts() -> Facts {
+    Facts {
         ts: TimestampMs(5),
         device: 0,
         missing: 0,
@@ -28,8 +33,7 @@ fn row<'a>(x: &'a mut Vec<f32>, lots: &mut Lots, width: usize) -> (Row<'a>, f32,
         kcs: None,
         has_envelope: true,
         dark: false,
-    };
-    (Row { x, facts }, lowest_w, likely)
+    }
 }
 
 fn learned(rows: usize, seed: u64) -> RampLearner {
@@ -38,17 +42,20 @@ fn learned(rows: usize, seed: u64) -> RampLearner {
     let width = plan().features().len();
     for i in 0..rows {
         let (row, lowest_w, _) = row(&mut x, &mut lots, width);
-        learner.learn(i as i32 / 50, row, lowest_w);
+        learner.take(i as i32 / 50, row, lowest_w);
     }
     learner
 }
 
 #[test]
 fn what_is_likely_is_found_calibrated_and_the_same_every_time() {
-    let warning = learned(20_000, 3).warning(&plan()).unwrap();
+    let warning = learned(20_000, 3).warning(&plan(), TimestampMs(7)).unwrap();
     let bytes = warning.to_bytes();
     assert_eq!(
-        learned(20_000, 3).warning(&plan()).unwrap().to_bytes(),
+        learned(20_000, 3)
+            .warning(&plan(), TimestampMs(7))
+            .unwrap()
+            .to_bytes(),
         bytes
     );
     assert_eq!(RampWarning::from_bytes(&bytes), Ok(warning.clone()));
@@ -71,14 +78,27 @@ fn what_is_likely_is_found_calibrated_and_the_same_every_time() {
         "{skill} of {possible}"
     );
     assert!((said / truly - 1.0).abs() < 0.05, "{said} {truly}");
-    assert!(wins(&mine, None) && wins(&best, Some(&mine)));
-    assert!(!wins(&mine, Some(&best)) && !wins(&mine, Some(&mine)));
+    let report = |candidate, live| RampReport { candidate, live };
+    assert!(report(Some(mine), None).wins() && report(Some(best), Some(mine)).wins());
+    assert!(!report(Some(mine), Some(best)).wins() && !report(Some(mine), Some(mine)).wins());
+    let useless = BrierScore {
+        skill: Some(-0.1),
+        brier: 0.0,
+        ..mine
+    };
+    assert!(!report(Some(useless), None).wins() && report(Some(mine), Some(useless)).wins());
+    assert!(report(None, Some(useless)).live_has_lost_its_skill());
+    assert!(!report(None, Some(mine)).live_has_lost_its_skill());
 }
 
 #[test]
 fn noise_has_no_skill_and_what_linfa_cannot_take_never_reaches_it() {
     let width = plan().features().len();
-    assert_eq!(RampLearner::new(1).warning(&plan()), None, "no rows");
+    assert_eq!(
+        RampLearner::new(1).warning(&plan(), TimestampMs(7)),
+        None,
+        "no rows"
+    );
     let (mut x, mut lots) = (Vec::new(), Lots(5));
     let (mut noise, mut one_class, mut not_numbers) = (
         RampLearner::new(1),
@@ -88,15 +108,15 @@ fn noise_has_no_skill_and_what_linfa_cannot_take_never_reaches_it() {
     for i in 0..10_000 {
         let (mut row, lowest_w, _) = row(&mut x, &mut lots, width);
         let day = i / 50;
-        noise.learn(day, row, if lots.unit() < 0.3 { 0.0 } else { 600.0 });
-        one_class.learn(day, row, 600.0);
+        noise.take(day, row, if lots.unit() < 0.3 { 0.0 } else { 600.0 });
+        one_class.take(day, row, 600.0);
         let bad: Vec<f32> = row.x.iter().map(|_| f32::NAN).collect();
         row.x = &bad;
-        not_numbers.learn(day, row, lowest_w);
+        not_numbers.take(day, row, lowest_w);
     }
-    assert_eq!(one_class.warning(&plan()), None);
-    assert_eq!(not_numbers.warning(&plan()), None);
-    let noise = noise.warning(&plan()).unwrap();
+    assert_eq!(one_class.warning(&plan(), TimestampMs(7)), None);
+    assert_eq!(not_numbers.warning(&plan(), TimestampMs(7)), None);
+    let noise = noise.warning(&plan(), TimestampMs(7)).unwrap();
     let mut score = Brier::default();
     for _ in 0..10_000 {
         let (row, _, _) = row(&mut x, &mut lots, width);
@@ -152,4 +172,59 @@ fn damage_is_an_error_and_forged_trees_end() {
             }
         }
     }
+}
+
+#[test]
+fn the_least_power_within_the_horizon_is_the_devices_own() {
+    let mut rows = Matrix::new();
+    let facts = |minute, device, naive_w| Facts {
+        ts: TimestampMs(0).plus_min(minute),
+        device,
+        naive_w,
+        ..some_facts()
+    };
+    // Every ten minutes; the target of each row is a quarter of an hour on and of no low power.
+    for (minute, device, w) in [
+        (0, 0, 900.0),
+        (0, 1, 500.0),
+        (10, 0, 700.0),
+        (10, 1, 300.0),
+        (20, 0, 100.0),
+        (30, 0, 800.0),
+        (40, 0, 850.0),
+    ] {
+        let truth = crate::features::Truth {
+            y_w: 750.0,
+            daylight: true,
+        };
+        let facts = facts(minute, device, w);
+        crate::features::Sink::take(&mut rows, Row { x: &[], facts }, truth);
+    }
+    let within = |horizon| lowest_w(&rows, horizon);
+    assert_eq!(
+        within(15),
+        [700.0, 300.0, 100.0, 750.0, 750.0, 750.0, 750.0]
+    );
+    assert_eq!(within(20)[..2], [100.0, 300.0]);
+    assert!(asked(&rows, 720).next().is_none(), "too far ahead");
+}
+
+#[test]
+fn what_was_gathered_survives_the_night_and_old_days_are_forgotten() {
+    let whole = learned(9_000, 3);
+    let mut out = Encoder::default();
+    whole.encode(&mut out);
+    let width = plan().features().len();
+    let mut stored = RampLearner::decode(&mut Decoder(&out.0), 1, width).unwrap();
+    assert_eq!(stored, whole);
+    assert!(RampLearner::decode(&mut Decoder(&out.0[..999]), 1, width).is_err());
+    stored.forget_before(100);
+    stored.forget_from(150);
+    for reservoir in stored.reservoirs() {
+        assert!(reservoir.days.iter().all(|day| (100..150).contains(day)));
+        assert!(!reservoir.days.is_empty() && reservoir.seen >= reservoir.days.len() as u64);
+        assert_eq!(reservoir.x.len(), width * reservoir.days.len());
+    }
+    stored.forget_from(0);
+    assert_eq!(stored.warning(&plan(), TimestampMs(7)), None);
 }
