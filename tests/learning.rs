@@ -13,7 +13,7 @@ use nightwatt::shutdown::Shutdown;
 use crate::intake::{now_plus_s, publish};
 use crate::support::{Broker, NIGHTWATT, Station, wait_for};
 
-fn subscribe_once(broker: &Broker, topic: &str) -> Option<serde_json::Value> {
+pub fn subscribe_once(broker: &Broker, topic: &str) -> Option<serde_json::Value> {
     let out = Command::new("mosquitto_sub")
         .args(["-h", "127.0.0.1", "-p", &broker.port.to_string()])
         .args(["-t", topic, "-C", "1", "-W", "1"])

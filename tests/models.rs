@@ -5,13 +5,17 @@ use std::time::Duration;
 use nightwatt::clock::{Clock, SystemClock};
 
 use crate::intake::publish;
+use crate::learning::subscribe_once;
 use crate::support::{Broker, Station, wait_for};
 
-/// Three versions of the same history, the third live; the daemon is stopped.
-fn with_three_versions(broker: &Broker) -> Station {
+/// So many versions of the same history, the last live; the daemon is stopped.
+fn with_versions(broker: &Broker, versions: i64, horizons: &str) -> Station {
     // A candidate may be half as bad again, so each night's is promoted.
-    let gate = "[training]\npromote = { metric = \"mae\", min_improvement_percent = -50 }";
-    let mut station = Station::new(&broker.url(), gate);
+    let training = format!(
+        "[training]\nhorizon_min = {horizons}\n\
+         promote = {{ metric = \"mae\", min_improvement_percent = -50 }}"
+    );
+    let mut station = Station::new(&broker.url(), &training);
     station.start();
     station.wait_connected();
     let words = ["simulate", "--broker", &broker.url(), "--step", "600"];
@@ -25,7 +29,7 @@ fn with_three_versions(broker: &Broker) -> Station {
         (station.rows() == 16 * 144).then_some(())
     });
     station.stop();
-    for version in 1..=3 {
+    for version in 1..=versions {
         let said = says(&station, &["train"]);
         assert!(said.contains("promoted"), "{said}");
         assert_eq!(live(&station), version);
@@ -91,7 +95,7 @@ fn forecasts_by(broker: &Broker, station: &Station, wanted: i64) {
 fn versions_are_promoted_rolled_back_and_replaced_when_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
-    let mut station = with_three_versions(&broker);
+    let mut station = with_versions(&broker, 3, "15");
     // Where no daemon runs the store itself is changed, under its lock.
     assert_eq!(
         says(&station, &["models", "rollback"]),
@@ -172,25 +176,69 @@ fn versions_are_promoted_rolled_back_and_replaced_when_damaged() {
 }
 
 #[test]
-fn the_models_are_listed_shown_and_exported() {
+fn every_horizon_is_learned_listed_forecast_and_published() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
-    let station = with_three_versions(&broker);
+    let mut station = with_versions(&broker, 2, "[60, 15, 1440]");
     let list = says(&station, &["models"]);
     assert_eq!(list, says(&station, &["models", "list"]));
-    assert_eq!(list.matches("retired").count(), 2, "{list}");
-    let shown = says(&station, &["models", "show", "3"]);
-    for part in [
-        "model 3: live",
-        "holds power 15 min ahead, made in run 3",
+    assert_eq!(list.matches("retired").count(), 1, "{list}");
+    let run = says(&station, &["runs", "show", "2", "--json"]);
+    let run: serde_json::Value = serde_json::from_str(&run).unwrap();
+    let nights = run["report"]["horizons"].as_array().unwrap();
+    let minutes: Vec<_> = nights.iter().map(|n| n["horizon_min"].as_i64()).collect();
+    assert_eq!(minutes, [Some(60), Some(15), Some(1440)]);
+    for night in nights {
+        assert_eq!(night["scores"].as_array().unwrap().len(), 4, "{night}");
+        assert!(night["model"].is_null() && night["ramp_model"].is_null());
+        let reaches = night["horizon_min"] != 1440;
+        assert_eq!(night["ramp"].is_object(), reaches, "{night}");
+    }
+    for minutes in [15, 60, 1440] {
+        let cache = format!("cache/rows-{minutes}.bin");
+        assert!(station.dir.path().join(cache).exists());
+    }
+    let shown = says(&station, &["models", "show", "2"]);
+    let parts = [
+        "model 2: live",
+        "holds power 15 min ahead, made in run",
+        "60 min ahead",
         "smart",
-    ] {
+    ];
+    for part in parts {
         assert!(shown.contains(part), "{shown}");
     }
     let file = station.dir.path().join("exported");
-    says(&station, &["models", "export", "3", file.to_str().unwrap()]);
-    let kept: Vec<u8> = station.query("SELECT bytes FROM model WHERE version = 3");
+    says(&station, &["models", "export", "2", file.to_str().unwrap()]);
+    let kept: Vec<u8> = station.query("SELECT bytes FROM model WHERE version = 2");
     assert_eq!(std::fs::read(file).unwrap(), kept);
     let said = refusal(&station, &["models", "show", "9"]);
     assert!(said.contains("no model version 9"), "{said}");
+
+    station.start();
+    station.wait_connected();
+    forecasts_by(&broker, &station, 2);
+    // The first of the list where one horizon alone would be, the others beside it.
+    for (topic, minutes) in [("", 60), ("/15", 15), ("/1440", 1440)] {
+        let topic = format!("nightwatt/t01/forecast{topic}");
+        let forecast = wait_for("the forecast", 30, || subscribe_once(&broker, &topic));
+        assert_eq!(forecast["horizon_min"], minutes, "{topic}");
+        if let Some(probability) = forecast.get("ramp_probability") {
+            assert!((0.0..=1.0).contains(&probability.as_f64().unwrap()));
+            assert_ne!(minutes, 1440);
+        }
+    }
+    let forecasts = says(&station, &["forecast", "t01", "--json"]);
+    let forecasts: serde_json::Value = serde_json::from_str(&forecasts).unwrap();
+    let forecasts = forecasts.as_array().unwrap();
+    let minutes: Vec<_> = forecasts
+        .iter()
+        .map(|f| f["horizon_min"].as_i64())
+        .collect();
+    assert_eq!(minutes, [Some(15), Some(60), Some(1440)]);
+    let table = says(&station, &["forecast"]);
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 80),
+        "{table}"
+    );
 }

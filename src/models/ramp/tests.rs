@@ -1,7 +1,9 @@
 //! Warnings on data whose chances are known, and on data that nothing can be learned from.
 
+use super::learner::{asked, isotonic, lowest_w};
 use super::*;
 use crate::features::FeatureSet;
+use crate::features::Matrix;
 use crate::testing::Lots;
 
 fn plan() -> Plan {
