@@ -178,15 +178,15 @@ pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
         return "no forecast yet\n".into();
     }
     let mut out = format!(
-        "{:<14} {:<11} {:>5} {:>7} {:>7} {:>7} {:>7} {:>6} {:>4} age\n",
+        "{:<12} {:<11} {:>5} {:>7} {:>7} {:>7} {:>7} {:>5} {:>4} age\n",
         "device", "for (UTC)", "min", "W", "P10", "P90", "smart", "by", "ramp"
     );
     for f in rows {
         let watts = |w: Option<f64>| w.map_or("-".into(), |w| format!("{w:.1}"));
         let _ = writeln!(
             out,
-            "{:<14} {:<11} {:>5} {:>7.1} {:>7} {:>7} {:>7.1} {:>6} {:>4} {} min",
-            clip(f.device.as_str(), 14),
+            "{:<12} {:<11} {:>5} {:>7.1} {:>7} {:>7} {:>7.1} {:>5} {:>4} {} min",
+            clip(f.device.as_str(), 12),
             f.target.to_utc().format("%m-%d %H:%M"),
             f.horizon_min,
             f.power_w,
