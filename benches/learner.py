@@ -103,14 +103,14 @@ def night(db, day, mode="incremental", rebuild=False):
     """A night at two o'clock after so many days, by the trainer itself: CPU s, peak MiB, report."""
     to = START_MS + day * DAY_MS + 2 * 3_600_000
     since = to - 180 * DAY_MS
-    job = dict(db=db, cache=os.path.join(os.path.dirname(db), "cache", "rows-15.bin"), rebuild=rebuild, to=to, late_since=to - 31 * DAY_MS,
-               night=dict(horizon_min=15, step_min=None, site=dict(latitude_deg=40.45, longitude_deg=-3.73), zone="UTC", features="core",
+    job = dict(db=db, rebuild=rebuild, to=to, late_since=to - 31 * DAY_MS, live=None,
+               nights=[dict(horizon_min=15, step_min=None, site=dict(latitude_deg=40.45, longitude_deg=-3.73), zone="UTC", features="core",
                           holdback_days=7, min_train_days=7, promote=dict(metric="mae", min_improvement_percent=0.0), mode=mode,
-                          full_every_days=30, forget_before=since, seed=1))
+                          full_every_days=30, forget_before=since, seed=1)])
     job["from"] = since
     child = subprocess.Popen([o.nightwatt, "trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdin.write(json.dumps(job).encode()); child.stdin.close()
-    report = json.loads(child.stdout.read())
+    report = json.loads(child.stdout.read())["horizons"][0]
     _, _, used = os.wait4(child.pid, 0)
     child.returncode = 0
     return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, report

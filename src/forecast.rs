@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::features::{DeviceState, Facts, Plan, Row, Sky, between};
+use crate::features::{DeviceState, Facts, MAX_PER_CAPACITY, Plan, Row, Sky, between};
 use crate::grid::Grid;
+use crate::models::bundle::{Bundle, Kind};
+use crate::models::ramp::RampWarning;
 use crate::models::{Artifact, Model};
 use crate::reading::{DeviceId, TimestampMs, Values};
 
@@ -62,6 +64,9 @@ pub struct Forecast {
     pub smart_w: f32,
     /// Naive persistence, W.
     pub naive_w: f32,
+    /// How likely power is to fall by more than a fifth of capacity before the target, where a
+    /// warning with skill is live.
+    pub ramp_probability: Option<f32>,
 }
 
 struct Device {
@@ -70,45 +75,76 @@ struct Device {
     state: Option<DeviceState>,
 }
 
-/// The live model and the bounded past of every device; either changes without the other.
-pub struct Forecaster {
+/// One horizon: how rows are made for it, and what of the live version answers.
+struct Horizon {
     plan: Plan,
     sky: Sky,
-    live: Option<(Artifact, i64)>,
+    power: Option<Artifact>,
+    ramp: Option<RampWarning>,
+}
+
+/// The live version and the bounded past of every device; either changes without the other.
+pub struct Forecaster {
+    step_min: u32,
+    horizons: Vec<Horizon>,
+    version: Option<i64>,
     devices: BTreeMap<DeviceId, Device>,
 }
 
+/// A forecast that no panel gives: the model that made it must not be served.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{horizon_min} minutes ahead of {from} it says {said} for {device}, which cannot be")]
+pub struct Absurd {
+    device: DeviceId,
+    from: TimestampMs,
+    horizon_min: u32,
+    said: f32,
+}
+
 impl Forecaster {
-    /// A forecaster without model or past. Feed it the last fifteen days before relying on it.
-    pub fn new(plan: Plan) -> Self {
+    /// A forecaster without model or past, a plan for each horizon, all of `plans` with the step of the
+    /// first. Feed it the last fifteen days before relying on it.
+    pub fn new(plans: Vec<Plan>) -> Self {
+        let step_min = plans.first().map_or(1, Plan::step_min);
+        let horizons = plans.into_iter().filter(|plan| plan.step_min() == step_min);
         Self {
-            plan,
-            sky: Sky::default(),
-            live: None,
+            step_min,
+            horizons: horizons
+                .map(|plan| Horizon {
+                    plan,
+                    sky: Sky::default(),
+                    power: None,
+                    ramp: None,
+                })
+                .collect(),
+            version: None,
             devices: BTreeMap::new(),
         }
     }
 
-    /// Serves another model from now on, or none. False, and nothing changes, if it was made for
-    /// other features, another horizon or another step than this forecaster's.
-    pub fn set_model(&mut self, live: Option<(Artifact, i64)>) -> bool {
-        let fits = live
-            .as_ref()
-            .is_none_or(|(artifact, _)| artifact.fits(&self.plan));
-        if fits {
-            self.live = live;
+    /// Serves another version from now on, or none. Returns the parts that are not served because they
+    /// were made for other features, another step, or a horizon that is not asked for.
+    pub fn serve(&mut self, live: Option<(Bundle, i64)>) -> Vec<(u32, Kind)> {
+        let (mut bundle, version) = live.map_or((Bundle::default(), None), |(b, v)| (b, Some(v)));
+        self.version = version;
+        for h in &mut self.horizons {
+            let minutes = h.plan.horizon_min();
+            let fits = bundle.power.get(&minutes).is_some_and(|p| p.fits(&h.plan));
+            h.power = fits.then(|| bundle.power.remove(&minutes)).flatten();
+            let fits = bundle.ramp.get(&minutes).is_some_and(|p| p.fits(&h.plan));
+            h.ramp = fits.then(|| bundle.ramp.remove(&minutes)).flatten();
         }
-        fits
+        bundle.parts().collect()
     }
 
-    /// How readings become rows here.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// Minutes between slots.
+    pub fn step_min(&self) -> u32 {
+        self.step_min
     }
 
-    /// The version of the model that is served.
-    pub fn model_version(&self) -> Option<i64> {
-        self.live.as_ref().map(|(_, version)| *version)
+    /// The version that is served.
+    pub fn version(&self) -> Option<i64> {
+        self.version
     }
 
     /// The devices heard of.
@@ -124,7 +160,7 @@ impl Forecaster {
             .entry(device.clone())
             .or_insert_with(|| Device {
                 number,
-                grid: Grid::new(self.plan.step_min()),
+                grid: Grid::new(self.step_min),
                 state: None,
             });
         let finished = d.grid.push(ts, values);
@@ -132,51 +168,103 @@ impl Forecaster {
             return;
         };
         let first = finished.map_or(open.index, |slot| slot.index);
-        let state = d
-            .state
-            .get_or_insert_with(|| DeviceState::new(&self.plan, first));
+        // What is remembered depends on the step only, so one past serves every horizon.
+        let Some(Horizon { plan, .. }) = self.horizons.first() else {
+            return;
+        };
+        let state = d.state.get_or_insert_with(|| DeviceState::new(plan, first));
         if let Some(slot) = finished {
             state.push(&slot.values);
             // Nothing older than the open slot is taken any more, so the gap before it is final.
-            state.advance_to(&self.plan, open.index);
+            state.advance_to(plan, open.index);
         }
     }
 
-    /// The forecast from the newest slot, which may still be filling. `None` for an unknown device,
-    /// one without power in that slot, or one not heard of for so long that persistence of
+    /// The forecasts from the newest slot, which may still be filling, by horizon. None for an unknown
+    /// device, one without power in that slot, or one not heard of for so long that persistence of
     /// anything is a guess.
-    pub fn forecast(&mut self, device: &DeviceId, now: TimestampMs) -> Option<Forecast> {
-        let d = self.devices.get(device)?;
-        let slot = d.grid.open_slot()?;
-        let from = d.grid.start_of(slot.index);
-        let step_min = i64::from(self.plan.step_min());
-        let horizon_min = self.plan.horizon_min();
-        let max_age_min = i64::from(horizon_min).min(MAX_AGE_MIN).max(2 * step_min);
-        if now > from.plus_min(max_age_min) {
-            return None;
+    pub fn forecast(&mut self, device: &DeviceId, now: TimestampMs) -> Vec<Forecast> {
+        let step_min = i64::from(self.step_min);
+        let mut made = Vec::new();
+        for h in &mut self.horizons {
+            let horizon_min = h.plan.horizon_min();
+            let max_age_min = i64::from(horizon_min).min(MAX_AGE_MIN).max(2 * step_min);
+            let (version, mut x) = (self.version, Vec::new());
+            if let Some(facts) = self.devices.get(device).and_then(|d| d.row(h, &mut x))
+                && now <= facts.ts.plus_min(max_age_min)
+            {
+                made.push(h.forecast(Row { x: &x, facts }, now, version));
+            }
         }
-        let mut x = Vec::with_capacity(self.plan.features().len());
-        let state = d.state.as_ref()?;
-        let facts = state.row(&self.plan, &mut self.sky, d.number, &slot, &mut x)?;
-        let row = Row { x: &x, facts };
+        made
+    }
+
+    /// Asks every part about the newest row of every device, whatever its age: a version that says
+    /// what cannot be is not to be served.
+    pub fn prove(&mut self) -> Result<(), Absurd> {
+        for (device, d) in &self.devices {
+            for h in &mut self.horizons {
+                let mut x = Vec::new();
+                let Some(facts) = d.row(h, &mut x) else {
+                    continue;
+                };
+                let row = Row { x: &x, facts };
+                let most_w = (MAX_PER_CAPACITY * facts.capacity_w).max(facts.smart_w);
+                let absurd = |said| Absurd {
+                    device: device.clone(),
+                    from: facts.ts,
+                    horizon_min: h.plan.horizon_min(),
+                    said,
+                };
+                let said = h.power.as_ref().map_or(0.0, |p| p.model.predict(row));
+                if !(0.0..=most_w.max(0.0)).contains(&said) {
+                    return Err(absurd(said));
+                }
+                let said = h.ramp.as_ref().map_or(0.0, |r| r.probability(row));
+                if !(0.0..=1.0).contains(&said) {
+                    return Err(absurd(said));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    /// The features of the open slot.
+    fn row(&self, h: &mut Horizon, x: &mut Vec<f32>) -> Option<Facts> {
+        let slot = self.grid.open_slot()?;
+        let state = self.state.as_ref()?;
+        state.row(&h.plan, &mut h.sky, self.number, &slot, x)
+    }
+}
+
+impl Horizon {
+    fn forecast(&self, row: Row<'_>, now: TimestampMs, version: Option<i64>) -> Forecast {
+        let facts = &row.facts;
         let (source, power_w) = self.point(row);
-        let live = self.live.as_ref().filter(|_| source == Source::Model);
-        let band = live
-            .and_then(|(artifact, _)| artifact.interval.as_ref())
-            .map(|interval| interval.around(&facts, power_w));
-        Some(Forecast {
+        let by_model = self.power.as_ref().filter(|_| source == Source::Model);
+        let band = by_model
+            .and_then(|part| part.interval.as_ref())
+            .map(|interval| interval.around(facts, power_w));
+        Forecast {
             issued: now,
-            from,
-            target: self.plan.target_ts(from),
-            horizon_min,
+            from: facts.ts,
+            target: self.plan.target_ts(facts.ts),
+            horizon_min: self.plan.horizon_min(),
             power_w,
             p10_w: band.map(|[p10_w, _]| p10_w),
             p90_w: band.map(|[_, p90_w]| p90_w),
             source,
-            model_version: live.map(|(_, version)| *version),
+            model_version: version.filter(|_| by_model.is_some()),
             smart_w: facts.smart_w,
             naive_w: facts.naive_w,
-        })
+            ramp_probability: self
+                .ramp
+                .as_ref()
+                .filter(|_| facts.capacity_w > 0.0)
+                .map(|ramp| ramp.probability(row)),
+        }
     }
 
     fn point(&self, row: Row<'_>) -> (Source, f32) {
@@ -185,8 +273,8 @@ impl Forecaster {
             has_envelope,
             ..
         } = row.facts;
-        match &self.live {
-            Some((artifact, _)) if capacity_w > 0.0 => (Source::Model, artifact.model.predict(row)),
+        match &self.power {
+            Some(part) if capacity_w > 0.0 => (Source::Model, part.model.predict(row)),
             _ if has_envelope => (Source::Smart, Model::Smart.predict(row)),
             _ => (Source::Naive, Model::Naive.predict(row)),
         }
@@ -209,141 +297,4 @@ pub fn actual_at(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::features::{FeatureSet, Matrix, Pipeline};
-    use crate::models::{Learner, product};
-    use crate::reading::Field;
-    use crate::sun::Site;
-    use crate::testing::{START, readings};
-    use std::sync::atomic::AtomicBool;
-
-    const SITE: Site = Site {
-        latitude_deg: 0.0,
-        longitude_deg: 0.0,
-    };
-
-    fn plan() -> Plan {
-        Plan::new(15, 10, FeatureSet::Core, Some(SITE), None).unwrap()
-    }
-
-    fn artifact(rows: &Matrix) -> Artifact {
-        let mut learner = product(1);
-        learner.learn(0, rows, &AtomicBool::new(false)).unwrap();
-        Artifact {
-            features: plan().names().map(str::to_owned).collect(),
-            horizon_min: 15,
-            step_min: 10,
-            trained_until: START,
-            model: learner.model(&AtomicBool::new(false)).unwrap(),
-            interval: None,
-        }
-    }
-
-    #[test]
-    fn the_live_path_forecasts_what_the_batch_path_scored_bit_for_bit() {
-        let readings = readings(&["a", "b"], 20, 10, 0.1, 9);
-        let (mut batch, mut rows) = (Pipeline::new(plan()), Matrix::new());
-        let mut live = Forecaster::new(plan());
-        for (device, ts, values) in &readings {
-            batch.push(device, *ts, values, &mut rows);
-        }
-        batch.finish(&mut rows);
-        let artifact = artifact(&rows);
-        assert!(live.set_model(Some((artifact.clone(), 7))));
-        let mut forecasts = BTreeMap::new();
-        for (device, ts, values) in &readings {
-            live.push(device, *ts, values);
-            if let Some(f) = live.forecast(device, *ts) {
-                forecasts.insert((device.clone(), *ts), f);
-            }
-        }
-        let devices: Vec<_> = live.devices().cloned().collect();
-        let mut by_model = 0;
-        for (row, _) in rows.iter() {
-            let key = (devices[row.facts.device as usize].clone(), row.facts.ts);
-            let f = &forecasts[&key];
-            assert_eq!(
-                (f.smart_w, f.naive_w),
-                (row.facts.smart_w, row.facts.naive_w)
-            );
-            if f.source == Source::Model {
-                by_model += 1;
-                assert_eq!(f.power_w.to_bits(), artifact.model.predict(row).to_bits());
-                assert_eq!(f.model_version, Some(7));
-            }
-        }
-        assert!(by_model > 4000, "{by_model}");
-    }
-
-    #[test]
-    fn without_a_model_persistence_serves_and_a_swap_keeps_the_past() {
-        let readings = readings(&["a"], 5, 10, 0.0, 2);
-        let noon = |day: i64| START.plus_min(day * 1440 + 720);
-        let mut live = Forecaster::new(plan());
-        let device = &readings[0].0;
-        assert_eq!(live.forecast(device, START), None, "never heard of");
-        let mut sources = Vec::new();
-        for (device, ts, values) in &readings {
-            live.push(device, *ts, values);
-            if (0..5).any(|d| *ts == noon(d)) {
-                let f = live.forecast(device, *ts).unwrap();
-                assert_eq!(
-                    (f.p10_w, f.model_version, f.target),
-                    (None, None, ts.plus_min(15))
-                );
-                sources.push(f.source);
-            }
-            if *ts == noon(4) {
-                break;
-            }
-        }
-        use Source::*;
-        assert_eq!(sources, [Naive, Naive, Smart, Smart, Smart]);
-        let before = live.forecast(device, noon(4)).unwrap();
-        let mut other = artifact(&{
-            let (mut batch, mut rows) = (Pipeline::new(plan()), Matrix::new());
-            readings
-                .iter()
-                .for_each(|(d, ts, v)| batch.push(d, *ts, v, &mut rows));
-            rows
-        });
-        assert!(live.set_model(Some((other.clone(), 1))));
-        let with_model = live.forecast(device, noon(4)).unwrap();
-        assert_eq!(
-            (with_model.source, with_model.smart_w),
-            (Model, before.smart_w)
-        );
-        other.horizon_min = 30;
-        assert!(
-            !live.set_model(Some((other, 2))),
-            "made for another horizon"
-        );
-        assert_eq!(live.forecast(device, noon(4)), Some(with_model));
-        assert!(live.set_model(None));
-        assert_eq!(live.forecast(device, noon(4)), Some(before));
-        assert_eq!(live.forecast(device, noon(4).plus_min(21)), None, "too old");
-    }
-
-    #[test]
-    fn a_slot_still_filling_counts_with_what_it_has() {
-        let mut live = Forecaster::new(plan());
-        let device = DeviceId::new("a");
-        let mut values = Values::default();
-        for (minute, w) in [(0, 100.0), (3, 300.0)] {
-            values.set(Field::Power, Some(w));
-            live.push(&device, START.plus_min(minute), &values);
-        }
-        let f = live.forecast(&device, START.plus_min(4)).unwrap();
-        assert_eq!((f.naive_w, f.from), (200.0, START));
-    }
-
-    #[test]
-    fn the_actual_is_interpolated_as_the_training_target_is() {
-        let (a, b) = ((TimestampMs(0), 100.0), (TimestampMs(600_000), 200.0));
-        assert_eq!(actual_at(TimestampMs(300_000), a, b), Some(150.0));
-        assert_eq!(actual_at(TimestampMs(0), a, a), Some(100.0));
-        assert_eq!(actual_at(TimestampMs(600_000), a, b), Some(200.0));
-        assert_eq!(actual_at(TimestampMs(600_001), a, b), None);
-    }
-}
+mod tests;

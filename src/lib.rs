@@ -27,6 +27,7 @@ pub mod reading;
 pub mod registry;
 pub mod replay;
 pub mod schedule;
+pub mod serving;
 pub mod shutdown;
 pub mod simulate;
 pub mod status;

@@ -5,7 +5,7 @@ use std::fmt;
 /// Where a model stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Trained and not judged yet.
+    /// Trained and not live yet.
     Candidate,
     /// The one that forecasts.
     Live,
@@ -13,6 +13,8 @@ pub enum State {
     Retired,
     /// Judged and found no better; the stored reason says at what.
     Rejected,
+    /// Its bytes are not what was written, or it failed its first forecast.
+    Damaged,
 }
 
 /// What can happen to a model.
@@ -24,15 +26,50 @@ pub enum Move {
     Reject,
     /// Another one takes its place.
     Retire,
+    /// It turned out that it cannot be used.
+    Condemn,
+}
+
+/// A move that the table does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such version.
+    #[error("there is no model version {version}; `nightwatt models` lists them")]
+    Unknown {
+        /// The version asked for.
+        version: i64,
+    },
+    /// It is not in a state from which the move leads anywhere.
+    #[error("model version {version} {}", why(*state, *step))]
+    Illegal {
+        /// The version.
+        version: i64,
+        /// Where it stands.
+        state: State,
+        /// What was asked.
+        step: Move,
+    },
+}
+
+fn why(state: State, step: Move) -> &'static str {
+    match (state, step) {
+        (State::Live, Move::Promote) => "is live already",
+        (State::Rejected, Move::Promote) => {
+            "was rejected: it was measured to be no better than what forecasts now; train again instead"
+        }
+        (State::Damaged, _) => "is damaged and cannot be used",
+        _ => "cannot be moved so from its state",
+    }
 }
 
 impl State {
     /// Every state.
-    pub const ALL: [State; 4] = [
+    pub const ALL: [State; 5] = [
         State::Candidate,
         State::Live,
         State::Retired,
         State::Rejected,
+        State::Damaged,
     ];
 
     /// The stored word.
@@ -42,6 +79,7 @@ impl State {
             State::Live => "live",
             State::Retired => "retired",
             State::Rejected => "rejected",
+            State::Damaged => "damaged",
         }
     }
 
@@ -57,8 +95,11 @@ impl State {
             (State::Candidate, Move::Reject) => Some(State::Rejected),
             (State::Live, Move::Retire) => Some(State::Retired),
             (State::Retired, Move::Promote) => Some(State::Live),
+            (State::Candidate | State::Live | State::Retired, Move::Condemn) => {
+                Some(State::Damaged)
+            }
             // A rejected model was measured to be worse; to serve it, train again with another gate.
-            (State::Rejected, _)
+            (State::Rejected | State::Damaged, _)
             | (State::Candidate, Move::Retire)
             | (State::Live, Move::Promote | Move::Reject)
             | (State::Retired, Move::Reject | Move::Retire) => None,
@@ -81,7 +122,7 @@ mod tests {
         let mut legal = Vec::new();
         for state in State::ALL {
             assert_eq!(State::parse(state.as_str()), Some(state));
-            for step in [Move::Promote, Move::Reject, Move::Retire] {
+            for step in [Move::Promote, Move::Reject, Move::Retire, Move::Condemn] {
                 if let Some(next) = state.after(step) {
                     legal.push((state, step, next));
                 }
@@ -92,8 +133,11 @@ mod tests {
             [
                 (State::Candidate, Move::Promote, State::Live),
                 (State::Candidate, Move::Reject, State::Rejected),
+                (State::Candidate, Move::Condemn, State::Damaged),
                 (State::Live, Move::Retire, State::Retired),
+                (State::Live, Move::Condemn, State::Damaged),
                 (State::Retired, Move::Promote, State::Live),
+                (State::Retired, Move::Condemn, State::Damaged),
             ]
         );
     }

@@ -5,6 +5,7 @@
 //! It lowers its own priority and dies with its parent.
 
 mod cache;
+mod register;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,12 +20,11 @@ use tokio::process::Command;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::features::FeatureSet;
-use crate::models::Artifact;
-use crate::night::{self, Cache, Decision, Mode, NightParams, NightReport};
+use crate::models::bundle::{Bundle, Kind};
+use crate::night::{self, Cache, Mode, NightParams, NightReport};
 use crate::reading::TimestampMs;
-use crate::registry::{Move, State};
 use crate::schedule::Due;
-use crate::store::{NewModel, NewRun, Reader, RunOutcome, Store, StoreError};
+use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
 
 const DAY_MS: i64 = 86_400_000;
 /// A child that answers more than this is not ours.
@@ -67,7 +67,34 @@ pub struct RunEnd {
     /// The version that is live now, where the outcome is `promoted`.
     pub promoted: Option<i64>,
     /// Everything measured.
-    pub report: Option<NightReport>,
+    pub report: Option<Report>,
+}
+
+/// Everything a run measured, as the run log keeps it; the child's answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// A night for each horizon, in the order of the configuration.
+    pub horizons: Vec<NightReport>,
+}
+
+/// What is noted beside a version's bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contents {
+    /// What it holds.
+    pub parts: Vec<PartNote>,
+    /// What the night that made it measured, without the models.
+    pub horizons: Vec<NightReport>,
+}
+
+/// One part of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartNote {
+    /// Minutes ahead.
+    pub horizon_min: u32,
+    /// What it answers.
+    pub kind: Kind,
+    /// The run that made it; an earlier one's where no later one made a better.
+    pub run_id: i64,
 }
 
 /// Why a child gave no result.
@@ -109,15 +136,16 @@ pub enum TrainerError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Job {
     db: PathBuf,
-    /// The file of the cache.
-    cache: PathBuf,
     /// Everything is read again, whatever the cache holds.
     rebuild: bool,
     from: TimestampMs,
     to: TimestampMs,
     /// No reading older than this can still have come in.
     late_since: TimestampMs,
-    night: NightParams,
+    /// The version that candidates are judged beside.
+    live: Option<i64>,
+    /// One for each horizon.
+    nights: Vec<NightParams>,
 }
 
 /// Runs one night and logs it; the error is that of the log itself. `cancel` ends the child.
@@ -145,9 +173,11 @@ pub async fn train(
         started,
     };
     let run_id = store.start_run(run).await?;
-    let job = job(&station.config, started, asked);
-    let end = match in_child(&station.program, &job, cancel).await {
-        Ok(report) => conclude(store, run_id, started, report).await?,
+    let live = Reader::open(&station.config.store.path)?.live_version()?;
+    let job = job(&station.config, started, asked, live);
+    let answer = in_child(&station.program, &job, cancel).await;
+    let end = match answer.and_then(|report| register::judged(run_id, report)) {
+        Ok(judged) => register::conclude(station, run_id, started, live, judged).await?,
         Err(error) => RunEnd {
             run_id,
             outcome: RunOutcome::Failed,
@@ -160,7 +190,12 @@ pub async fn train(
         .report
         .as_ref()
         .and_then(|r| serde_json::to_value(r).ok());
-    let mode = end.report.as_ref().map(|r| r.mode.to_string());
+    // In full where any of its nights was.
+    let modes = end.report.iter().flat_map(|r| &r.horizons).map(|n| n.mode);
+    let full = modes.clone().any(|mode| mode == Mode::Full);
+    let mode = modes
+        .last()
+        .map(|m| if full { Mode::Full } else { m }.to_string());
     let ended = station.clock.now();
     store
         .end_run(run_id, ended, mode, end.outcome, end.reason.clone(), report)
@@ -170,30 +205,34 @@ pub async fn train(
 
 /// Asked for in full, a night starts from the readings themselves; where the schedule asks for it,
 /// from the rows of the cache.
-fn job(config: &Config, now: TimestampMs, asked: Option<Mode>) -> Job {
+fn job(config: &Config, now: TimestampMs, asked: Option<Mode>, live: Option<i64>) -> Job {
     let days_ago = |days: u32| now.plus_ms(-i64::from(days) * DAY_MS);
     let from = days_ago(config.training.lookback_days);
     let night = night_params(config);
+    let horizons = config.training.horizon_min.iter();
     Job {
         db: config.store.path.clone(),
-        cache: cache::path(&config.store.path, night.horizon_min),
         rebuild: asked == Some(Mode::Full),
         from,
         to: now,
         late_since: days_ago(config.mqtt.max_age_days + 1),
-        night: NightParams {
-            mode: asked.unwrap_or(night.mode),
-            forget_before: Some(from),
-            ..night
-        },
+        live,
+        nights: horizons
+            .map(|horizon_min| NightParams {
+                horizon_min,
+                mode: asked.unwrap_or(night.mode),
+                forget_before: Some(from),
+                ..night.clone()
+            })
+            .collect(),
     }
 }
 
-/// The night's parameters, as the configuration has them.
+/// The night's parameters, as the configuration has them, for its first horizon.
 pub fn night_params(config: &Config) -> NightParams {
     let training = &config.training;
     NightParams {
-        horizon_min: training.horizon_min,
+        horizon_min: training.horizon_min.iter().next().unwrap_or(15),
         step_min: None,
         site: config.site.site(),
         zone: Some(config.site.zone()),
@@ -208,48 +247,11 @@ pub fn night_params(config: &Config) -> NightParams {
     }
 }
 
-/// Registers what the night decided: the candidate enters as live or as rejected, with the reason.
-async fn conclude(
-    store: &Store,
-    run_id: i64,
-    created: TimestampMs,
-    mut report: NightReport,
-) -> Result<RunEnd, StoreError> {
-    let model = report.model.take();
-    let (outcome, step) = match report.decision {
-        Decision::Promote => (RunOutcome::Promoted, Some(Move::Promote)),
-        Decision::Keep => (RunOutcome::Kept, Some(Move::Reject)),
-        Decision::Skip => (RunOutcome::Skipped, None),
-    };
-    let state = step.and_then(|s| State::Candidate.after(s));
-    let mut promoted = None;
-    if let (Some(state), Some(bytes)) = (state, model) {
-        let version = store
-            .add_model(NewModel {
-                run_id,
-                created,
-                state: state.as_str(),
-                reason: report.reason.clone(),
-                metrics: serde_json::to_string(&report).unwrap_or_default(),
-                bytes,
-            })
-            .await?;
-        promoted = (state == State::Live).then_some(version);
-    }
-    Ok(RunEnd {
-        run_id,
-        outcome,
-        reason: report.reason.clone(),
-        promoted,
-        report: Some(report),
-    })
-}
-
 async fn in_child(
     program: &Path,
     job: &Job,
     cancel: impl Future<Output = ()>,
-) -> Result<NightReport, TrainerError> {
+) -> Result<Report, TrainerError> {
     let failed = |action| {
         let program = program.to_owned();
         move |source| TrainerError::Process {
@@ -321,28 +323,50 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), Trainer
     output.flush().map_err(io)
 }
 
-fn learn(job: &Job) -> Result<NightReport, TrainerError> {
+fn learn(job: &Job) -> Result<Report, TrainerError> {
     let reader = Reader::open(&job.db)?;
+    let live = job.live.map(|version| reader.model_bytes(version));
+    // A damaged live model is no reason not to train its successor.
+    let live = live
+        .transpose()?
+        .flatten()
+        .and_then(|bytes| Bundle::from_bytes(&bytes).ok())
+        .unwrap_or_default();
+    let horizons = job
+        .nights
+        .iter()
+        .map(|night| horizon(job, &reader, &live, night))
+        .collect::<Result<_, _>>()?;
+    Ok(Report { horizons })
+}
+
+/// The night of one horizon, from its own cache and into it.
+fn horizon(
+    job: &Job,
+    reader: &Reader,
+    live: &Bundle,
+    params: &NightParams,
+) -> Result<NightReport, TrainerError> {
+    let file = cache::path(&job.db, params.horizon_min);
     let mut cache = match job.rebuild {
         true => None,
-        false => cache::load(&job.cache, &job.night),
+        false => cache::load(&file, params),
     };
     if let Some(cache) = &mut cache {
         cache.forget_changed(job.late_since, |from, to| reader.count(from, to))?;
     }
     let cache = cache.filter(|cache| !cache.is_stale());
     let from = cache.as_ref().map_or(job.from, Cache::needs_from);
-    // A damaged live model is no reason not to train its successor.
-    let live = reader
-        .live_model()?
-        .and_then(|(_, bytes)| Artifact::from_bytes(&bytes).ok());
     let rows = reader.named_samples(from, job.to)?;
-    let params = &job.night;
-    let night = night::run(rows, live.as_ref(), cache, params, &AtomicBool::new(false))?;
+    let live = night::Live {
+        power: live.power.get(&params.horizon_min),
+        ramp: live.ramp.get(&params.horizon_min),
+    };
+    let night = night::run(rows, live, cache, params, &AtomicBool::new(false))?;
     if let Some(cache) = &night.cache {
         // Without it the next night takes longer, and that is all.
-        if let Err(error) = cache::save(&job.cache, &cache.to_bytes(params)) {
-            eprintln!("keeping {}: {error}", job.cache.display());
+        if let Err(error) = cache::save(&file, &cache.to_bytes(params)) {
+            eprintln!("keeping {}: {error}", file.display());
         }
     }
     Ok(night.report)
@@ -365,12 +389,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     /// A trainer that does what `script` says instead of learning.
-    async fn with(script: &str, cancel: impl Future<Output = ()>) -> Result<NightReport, String> {
+    async fn with(script: &str, cancel: impl Future<Output = ()>) -> Result<Report, String> {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("trainer");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let job = job(&Config::default(), TimestampMs(0), None);
+        let job = job(&Config::default(), TimestampMs(0), None, None);
         in_child(&program, &job, cancel)
             .await
             .map_err(|e| crate::errors::chain(&e))
@@ -391,7 +415,7 @@ mod tests {
             .await
             .unwrap_err();
         assert!(babbled.contains("answer"), "{babbled}");
-        let job = job(&Config::default(), TimestampMs(0), None);
+        let job = job(&Config::default(), TimestampMs(0), None, None);
         let missing = in_child(Path::new("/nowhere"), &job, never());
         assert!(missing.await.unwrap_err().to_string().contains("/nowhere"));
     }

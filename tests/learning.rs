@@ -13,7 +13,7 @@ use nightwatt::shutdown::Shutdown;
 use crate::intake::{now_plus_s, publish};
 use crate::support::{Broker, NIGHTWATT, Station, wait_for};
 
-fn subscribe_once(broker: &Broker, topic: &str) -> Option<serde_json::Value> {
+pub fn subscribe_once(broker: &Broker, topic: &str) -> Option<serde_json::Value> {
     let out = Command::new("mosquitto_sub")
         .args(["-h", "127.0.0.1", "-p", &broker.port.to_string()])
         .args(["-t", topic, "-C", "1", "-W", "1"])
@@ -61,7 +61,7 @@ fn a_night_ends_with_an_outcome_and_forecasts_are_published_and_kept() {
         ["promoted", "kept"].contains(&run["outcome"].as_str().unwrap()),
         "{run}"
     );
-    let scores = run["report"]["scores"].as_array().unwrap();
+    let scores = run["report"]["horizons"][0]["scores"].as_array().unwrap();
     let names: Vec<_> = scores.iter().map(|s| s["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["naive", "smart", "candidate"]);
     let state = if run["outcome"] == "promoted" {
@@ -82,7 +82,13 @@ fn a_night_ends_with_an_outcome_and_forecasts_are_published_and_kept() {
             second["outcome"], "kept",
             "the same data cannot beat itself: {second}"
         );
-        assert_eq!(second["report"]["scores"].as_array().unwrap().len(), 4);
+        assert_eq!(
+            second["report"]["horizons"][0]["scores"]
+                .as_array()
+                .unwrap()
+                .len(),
+            4
+        );
     }
     let payload = format!(
         "{{\"ts\":\"{}\",\"power\":40.5,\"lux\":9000}}",

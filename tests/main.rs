@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 mod intake;
 mod learning;
+mod models;
 mod payloads;
 mod quarantine;
 mod reload;

@@ -17,13 +17,13 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use report::{BacktestReport, BacktestResult, render};
+pub use report::{BacktestReport, BacktestResult, RampResult, render};
 
 use crate::features::{FeatureSet, PlanError};
 use crate::models::LearnError;
 use crate::sun::Site;
 use crate::tidy::TidyError;
-use protocol::{nightly, split};
+use protocol::{Judged, nightly, split};
 use recorded::Recorded;
 
 /// What trains and what tests.
@@ -79,9 +79,9 @@ pub struct BacktestArgs {
     /// What trains and what tests
     #[arg(long, value_enum, default_value_t)]
     pub protocol: Protocol,
-    /// Minutes ahead
-    #[arg(long, value_name = "MIN", default_value_t = 15)]
-    pub horizon: u32,
+    /// Minutes ahead, one or more: 15,60,180,1440
+    #[arg(long, value_name = "MIN", value_delimiter = ',', default_values_t = [15])]
+    pub horizon: Vec<u32>,
     /// Only these devices
     #[arg(long, value_delimiter = ',')]
     pub device: Vec<String>,
@@ -133,13 +133,22 @@ pub enum BacktestError {
     },
 }
 
-/// Runs the backtest over each file on its own.
+/// Runs the backtest over each file and horizon on its own.
 pub fn run(args: &BacktestArgs) -> Result<Vec<BacktestReport>, BacktestError> {
-    args.files.iter().map(|file| one_file(args, file)).collect()
+    let horizons = |file| args.horizon.iter().map(move |&minutes| (file, minutes));
+    args.files
+        .iter()
+        .flat_map(horizons)
+        .map(|(file, minutes)| one(args, file, minutes))
+        .collect()
 }
 
-fn one_file(args: &BacktestArgs, file: &Path) -> Result<BacktestReport, BacktestError> {
-    let mut recorded = Recorded::read(args, file)?;
+fn one(
+    args: &BacktestArgs,
+    file: &Path,
+    horizon_min: u32,
+) -> Result<BacktestReport, BacktestError> {
+    let mut recorded = Recorded::read(args, file, horizon_min)?;
     let (rows, days) = (recorded.rows(), recorded.days.len());
     let judged = match args.protocol {
         Protocol::Split => split(&mut recorded),
@@ -149,7 +158,12 @@ fn one_file(args: &BacktestArgs, file: &Path) -> Result<BacktestReport, Backtest
         file: file.to_owned(),
         source,
     })?;
-    let (rows_train, rows_test, lanes) = judged.ok_or_else(|| BacktestError::TooLittle {
+    let Judged {
+        rows_train,
+        rows_test,
+        lanes,
+        ramp,
+    } = judged.ok_or_else(|| BacktestError::TooLittle {
         file: file.to_owned(),
         rows,
         days,
@@ -162,13 +176,14 @@ fn one_file(args: &BacktestArgs, file: &Path) -> Result<BacktestReport, Backtest
     Ok(BacktestReport {
         file: file.display().to_string(),
         protocol: args.protocol,
-        horizon_min: args.horizon,
+        horizon_min,
         rows_train,
         rows_test,
         results: lanes
             .into_iter()
             .map(|lane| lane.result(smart.mae, smart.rmse))
             .collect(),
+        ramp,
     })
 }
 
@@ -243,6 +258,25 @@ mod tests {
     }
 
     #[test]
+    fn each_horizon_has_a_report_and_a_warning_as_far_as_one_reaches() {
+        let f = file(25, &["a", "b"]);
+        let reports = run(&args(f.path(), &["--horizon=30,720"])).unwrap();
+        let horizons: Vec<_> = reports.iter().map(|r| r.horizon_min).collect();
+        assert_eq!(horizons, [30, 720]);
+        let ramp = reports[0].ramp.unwrap();
+        assert!(ramp.score.skill > Some(0.0), "lux leads power: {ramp:?}");
+        assert!(ramp.score.rows < reports[0].rows_test && ramp.model_bytes > 0);
+        assert_eq!(reports[1].ramp, None);
+        let text = render(&reports);
+        assert_eq!(text.matches("ramp warning").count(), 1, "{text}");
+        assert!(
+            text.lines()
+                .all(|l| l.chars().count() <= 80 || l.contains('/')),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn full_and_incremental_nights_are_equal_where_learning_is_exact_and_near_elsewhere() {
         let f = file(20, &["a"]);
         let report = run(&args(f.path(), &["--protocol", "nightly"]))
@@ -271,10 +305,10 @@ mod tests {
                 "{outcome:?}"
             );
         }
-        let both = Recorded::read(&args(f.path(), &[]), f.path())
+        let both = Recorded::read(&args(f.path(), &[]), f.path(), 15)
             .unwrap()
             .rows();
-        let first = Recorded::read(&args(f.path(), &["--days=1", "--device=a"]), f.path());
+        let first = Recorded::read(&args(f.path(), &["--days=1", "--device=a"]), f.path(), 15);
         assert!(first.unwrap().rows() * 3 < both);
     }
 

@@ -6,10 +6,11 @@ use std::thread;
 use rustix::time::ClockId;
 
 use super::recorded::Recorded;
-use super::report::BacktestResult;
+use super::report::{BacktestResult, RampResult};
 use crate::features::Matrix;
 use crate::models::baseline::Baseline;
 use crate::models::interval::{Calibration, Coverage, Interval};
+use crate::models::ramp::{Brier, RampLearner};
 use crate::models::score::{Score, skill};
 use crate::models::{LearnError, Learner, Model, product, product_ridge};
 use crate::night::Mode;
@@ -162,7 +163,12 @@ fn live_lanes(mode: impl Into<String>) -> (Lane, Vec<Lane>) {
     (Lane::new("live", mode), parts.into())
 }
 
-pub(super) type Judged = Option<(u64, u64, Vec<Lane>)>;
+pub(super) struct Judged {
+    pub rows_train: u64,
+    pub rows_test: u64,
+    pub lanes: Vec<Lane>,
+    pub ramp: Option<RampResult>,
+}
 
 fn rows_of(days: &[Matrix]) -> u64 {
     days.iter().map(|day| day.len() as u64).sum()
@@ -183,7 +189,7 @@ pub(super) fn cut_in_two(recorded: &mut Recorded) -> Option<[Vec<Matrix>; 2]> {
     Some(recorded.split_at(cut))
 }
 
-pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
+pub(super) fn split(recorded: &mut Recorded) -> Result<Option<Judged>, LearnError> {
     let Some([train, test]) = cut_in_two(recorded) else {
         return Ok(None);
     };
@@ -221,7 +227,30 @@ pub(super) fn split(recorded: &mut Recorded) -> Result<Judged, LearnError> {
     lane.close(&mut parts, recorded, &model, errors.interval());
     lanes.append(&mut parts);
     lanes.push(lane);
-    Ok(Some((rows_of(&train), rows_of(&test), lanes)))
+    Ok(Some(Judged {
+        rows_train: rows_of(&train),
+        rows_test: rows_of(&test),
+        lanes,
+        ramp: warning(recorded, &train, &test),
+    }))
+}
+
+/// How the ramp warning did; `None` further ahead than it reaches or with too little to learn from.
+fn warning(recorded: &Recorded, train: &[Matrix], test: &[Matrix]) -> Option<RampResult> {
+    let start_s = cpu_s(ClockId::ProcessCPUTime);
+    let mut learner = RampLearner::new(SEED);
+    for (number, day) in (0..).zip(train) {
+        learner.learn(number, day, recorded.plan.horizon_min());
+    }
+    let warning = learner.warning(&recorded.plan, TimestampMs::default())?;
+    let train_cpu_s = cpu_s(ClockId::ProcessCPUTime) - start_s;
+    let mut brier = Brier::default();
+    test.iter().for_each(|day| brier.judge(day, &warning));
+    Some(RampResult {
+        score: brier.score(),
+        train_cpu_s,
+        model_bytes: warning.to_bytes().len() as u64,
+    })
 }
 
 /// The errors, on the last days of training, of a model of the kind that is served which has not seen
@@ -252,7 +281,7 @@ fn calibrate(train: &[Matrix]) -> Result<Calibration, LearnError> {
 /// What was learned from on each night: rows with their target on the day before.
 type Taught = Vec<(i32, Matrix)>;
 
-pub(super) fn nightly(recorded: &Recorded) -> Result<Judged, LearnError> {
+pub(super) fn nightly(recorded: &Recorded) -> Result<Option<Judged>, LearnError> {
     let days: Vec<i32> = recorded.days.keys().copied().collect();
     let Some((&first_test, &last)) = days.get(WARM_UP_DAYS).zip(days.last()) else {
         return Ok(None);
@@ -314,7 +343,12 @@ pub(super) fn nightly(recorded: &Recorded) -> Result<Judged, LearnError> {
     }
     let rows_train = taught.iter().map(|(_, rows)| rows.len() as u64).sum();
     let rows_test = test_days().map(|(_, day)| day.len() as u64).sum();
-    Ok(Some((rows_train, rows_test, lanes)))
+    Ok(Some(Judged {
+        rows_train,
+        rows_test,
+        lanes,
+        ramp: None,
+    }))
 }
 
 /// The model of everything before `day`, by a learner that knows the first so many days already.

@@ -29,7 +29,7 @@ impl Sink for Recorded {
 }
 
 impl Recorded {
-    pub fn read(args: &BacktestArgs, file: &Path) -> Result<Self, BacktestError> {
+    pub fn read(args: &BacktestArgs, file: &Path, horizon_min: u32) -> Result<Self, BacktestError> {
         let mut end = None;
         let wanted =
             |device: &str| args.device.is_empty() || args.device.iter().any(|d| d == device);
@@ -50,7 +50,7 @@ impl Recorded {
         let step_min = infer_step_min(head.iter().map(|(device, ts, _)| (device, *ts)));
         let (site, zone) = args.site.map(|s| (s.site, s.zone)).unzip();
         let plan = Plan::new(
-            args.horizon,
+            horizon_min,
             step_min.unwrap_or(1),
             args.features,
             site,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::Protocol;
+use crate::models::ramp::BrierScore;
 
 /// The figures of one file; the JSON contract of `backtest --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,21 @@ pub struct BacktestReport {
     pub rows_test: u64,
     /// Each forecaster on the same rows.
     pub results: Vec<BacktestResult>,
+    /// The ramp warning on the test rows of a split; absent further ahead than it reaches.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ramp: Option<RampResult>,
+}
+
+/// What the ramp warning came to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RampResult {
+    /// Its Brier score and skill, over rows from which a ramp is possible.
+    #[serde(flatten)]
+    pub score: BrierScore,
+    /// CPU time of its training, s.
+    pub train_cpu_s: f64,
+    /// Its size.
+    pub model_bytes: u64,
 }
 
 impl BacktestReport {
@@ -103,6 +119,23 @@ pub fn render(reports: &[BacktestReport]) -> String {
                 r.model_bytes as f64 / 1024.0,
                 r.predict_row_us,
                 optional(percent, 0)
+            );
+        }
+        if let Some(RampResult {
+            score,
+            train_cpu_s,
+            model_bytes,
+        }) = report.ramp
+        {
+            let _ = writeln!(
+                out,
+                "\nramp warning: Brier {:.4}, skill {}; a fall followed {:.1} % of {} rows;\n\
+                 trained in {train_cpu_s:.2} s, {:.1} KiB",
+                score.brier,
+                score.skill.map_or("-".to_owned(), |s| format!("{s:+.3}")),
+                score.base_rate * 100.0,
+                score.rows,
+                model_bytes as f64 / 1024.0
             );
         }
         let peak = report

@@ -76,14 +76,14 @@ fn a_setting_chosen_without_a_data_set_still_beats_smart_persistence_on_it() {
             let args = BacktestArgs {
                 files: vec![file.clone()],
                 protocol: Default::default(),
-                horizon: 15,
+                horizon: vec![15],
                 device: Vec::new(),
                 days: None,
                 features: FeatureSet::Core,
                 site: Some(site.parse().unwrap()),
                 json: false,
             };
-            let mut recorded = Recorded::read(&args, &file).unwrap();
+            let mut recorded = Recorded::read(&args, &file, 15).unwrap();
             let [train, test] = cut_in_two(&mut recorded).unwrap();
             let smart = mae(&test, &Model::Smart);
             let skill = |(_, boosting, extra): (&str, Settings, ExtraSettings)| {

@@ -1,6 +1,7 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
 mod doctor;
+mod models;
 mod quarantine;
 mod run;
 mod show;
@@ -150,17 +151,28 @@ struct ModelsArgs {
 
 #[derive(Subcommand)]
 enum ModelsVerb {
+    /// The versions and their states; what `models` alone does
+    List,
+    /// Which version was live when, and why
+    History,
     /// Everything that is known of one version
     Show {
         /// The model's version
         version: i64,
     },
+    /// Make a version live
+    Promote {
+        /// The model's version
+        version: i64,
+    },
+    /// Make the version live that was before; again: the one before that
+    Rollback,
     /// Write a version to a file
     Export {
         /// The model's version
         version: i64,
-        /// Where to
-        file: PathBuf,
+        /// Where to [default: nightwatt-model-<VERSION>.bin]
+        file: Option<PathBuf>,
     },
 }
 
@@ -232,7 +244,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
         Verb::Quarantine(args) => quarantine::quarantine(&places(), args),
         Verb::Runs(args) => show::runs(&places(), args),
-        Verb::Models(args) => show::models(&places(), args),
+        Verb::Models(args) => models::models(&places(), args),
         Verb::Forecast(args) => show::forecast(&places(), args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),

@@ -77,6 +77,7 @@ pub(super) fn check_config(config: &Config) -> Outcome {
         None => println!("  site      not given: no features of the sun's position"),
     }
     let training = &config.training;
+    let horizons: Vec<String> = training.horizon_min.iter().map(|m| m.to_string()).collect();
     let schedule = if training.enabled {
         training.schedule.to_string()
     } else {
@@ -85,7 +86,7 @@ pub(super) fn check_config(config: &Config) -> Outcome {
     println!(
         "  training  {schedule} ({}), {} min ahead",
         config.site.zone(),
-        training.horizon_min
+        horizons.join(", ")
     );
     Ok(Exit::Done)
 }

@@ -1,8 +1,8 @@
-//! The commands that only show: `status`, `runs`, `models`, `forecast`.
+//! The commands that only show: `status`, `runs`, `forecast`.
 
 use hyper::Method;
 
-use super::{Exit, Failure, ForecastArgs, ModelsArgs, ModelsVerb, Outcome, RunsArgs, RunsVerb};
+use super::{Exit, Failure, ForecastArgs, Outcome, RunsArgs, RunsVerb};
 use super::{block_on, tables};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::Config;
@@ -68,47 +68,6 @@ pub(super) fn runs(config: &Config, args: RunsArgs) -> Outcome {
                 println!("{}", serde_json::to_string_pretty(&runs)?);
             } else {
                 print!("{}", tables::runs(&runs));
-            }
-        }
-    }
-    Ok(Exit::Done)
-}
-
-pub(super) fn models(config: &Config, args: ModelsArgs) -> Outcome {
-    let reader = Reader::open(&config.store.path)?;
-    let unknown = |version| {
-        Failure(
-            Exit::Failed,
-            format!("there is no model version {version}; `nightwatt models` lists them"),
-        )
-    };
-    match args.verb {
-        Some(ModelsVerb::Show { version }) => {
-            let model = reader.model(version)?.ok_or_else(|| unknown(version))?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&model)?);
-            } else {
-                print!("{}", tables::model(&model));
-            }
-        }
-        Some(ModelsVerb::Export { version, file }) => {
-            let bytes = reader
-                .model_bytes(version)?
-                .ok_or_else(|| unknown(version))?;
-            std::fs::write(&file, &bytes).map_err(|e| {
-                Failure(
-                    Exit::Failed,
-                    format!("cannot write {}: {e}", file.display()),
-                )
-            })?;
-            println!("{} bytes in {}", bytes.len(), file.display());
-        }
-        None => {
-            let models = reader.models(31)?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&models)?);
-            } else {
-                print!("{}", tables::models(&models));
             }
         }
     }

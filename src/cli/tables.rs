@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 
+use crate::models::bundle::Kind;
+use crate::models::ramp::BrierScore;
 use crate::night::NightReport;
 use crate::reading::TimestampMs;
 use crate::status::clip;
-use crate::store::{ForecastRow, ModelRow, RunOutcome, RunRow};
+use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow};
+use crate::trainer::{Contents, Report};
 
 /// The scores of a night: every forecaster on the same held-back days.
-pub(crate) fn night(report: &NightReport) -> String {
+fn night(report: &NightReport) -> String {
     let mut out = String::new();
     if report.scores.is_empty() {
         return out;
@@ -39,7 +42,28 @@ pub(crate) fn night(report: &NightReport) -> String {
             coverage * 100.0
         );
     }
+    let ramp = report.ramp.and_then(|r| Some((r.candidate?, r)));
+    if let Some((candidate, ramp)) = ramp {
+        let skill =
+            |score: BrierScore| score.skill.map_or("unknown".into(), |s| format!("{s:+.3}"));
+        let live = ramp
+            .live
+            .map_or(String::new(), |l| format!(", live {}", skill(l)));
+        let _ = writeln!(
+            out,
+            "Ramp warning: Brier skill {}{live}; a fall followed {:.0} % of {} rows",
+            skill(candidate),
+            candidate.base_rate * 100.0,
+            candidate.rows
+        );
+    }
     out
+}
+
+/// The scores of a run, horizon by horizon.
+pub(crate) fn report(nights: &[NightReport]) -> String {
+    let nights = nights.iter().map(night).filter(|text| !text.is_empty());
+    nights.collect::<Vec<_>>().join("\n")
 }
 
 /// The run log.
@@ -75,7 +99,10 @@ pub(crate) fn run(r: &RunRow) -> String {
     );
     let ended = r.ended.map_or("still running".into(), minute);
     let _ = writeln!(out, "{} to {ended} UTC", minute(r.started));
-    out + &r.report.as_ref().map_or(String::new(), measured)
+    let measured = r.report.clone().map(serde_json::from_value::<Report>);
+    out + &measured.map_or(String::new(), |r| {
+        r.map_or(String::new(), |r| report(&r.horizons))
+    })
 }
 
 /// One model with what it scored when it was judged.
@@ -85,11 +112,41 @@ pub(crate) fn model(m: &ModelRow) -> String {
         m.version, m.state, m.size, m.reason
     );
     let _ = writeln!(out, "made {} UTC", minute(m.created));
-    out + &measured(&m.metrics)
+    let contents = serde_json::from_value::<Contents>(m.metrics.clone()).unwrap_or_default();
+    for part in &contents.parts {
+        let what = match part.kind {
+            Kind::Power => "power",
+            Kind::Ramp => "ramp warning",
+        };
+        let _ = writeln!(
+            out,
+            "holds {what} {} min ahead, made in run {}",
+            part.horizon_min, part.run_id
+        );
+    }
+    out + &report(&contents.horizons)
 }
 
-fn measured(report: &serde_json::Value) -> String {
-    serde_json::from_value(report.clone()).map_or(String::new(), |report| night(&report))
+/// What was live when.
+pub(crate) fn lives(lives: &[LifeRow]) -> String {
+    if lives.is_empty() {
+        return "no version has been live yet\n".into();
+    }
+    let mut out = format!(
+        "{:>7} {:<17} {:<17} why\n",
+        "version", "from (UTC)", "to (UTC)"
+    );
+    for l in lives {
+        let _ = writeln!(
+            out,
+            "{:>7} {:<17} {:<17} {}",
+            l.version,
+            minute(l.from),
+            l.to.map_or("now".into(), minute),
+            clip(&l.why, 35)
+        );
+    }
+    out
 }
 
 /// The models.
@@ -121,21 +178,24 @@ pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
         return "no forecast yet\n".into();
     }
     let mut out = format!(
-        "{:<14} {:<17} {:>8} {:>8} {:>8} {:>8} {:>6} age\n",
-        "device", "for (UTC)", "W", "P10", "P90", "smart", "by"
+        "{:<12} {:<11} {:>5} {:>7} {:>7} {:>7} {:>7} {:>5} {:>4} age\n",
+        "device", "for (UTC)", "min", "W", "P10", "P90", "smart", "by", "ramp"
     );
     for f in rows {
         let watts = |w: Option<f64>| w.map_or("-".into(), |w| format!("{w:.1}"));
         let _ = writeln!(
             out,
-            "{:<14} {:<17} {:>8.1} {:>8} {:>8} {:>8.1} {:>6} {} min",
-            clip(f.device.as_str(), 14),
-            minute(f.target),
+            "{:<12} {:<11} {:>5} {:>7.1} {:>7} {:>7} {:>7.1} {:>5} {:>4} {} min",
+            clip(f.device.as_str(), 12),
+            f.target.to_utc().format("%m-%d %H:%M"),
+            f.horizon_min,
             f.power_w,
             watts(f.p10_w),
             watts(f.p90_w),
             f.smart_w,
             f.source,
+            f.ramp_probability
+                .map_or("-".into(), |p| format!("{:.0}%", p * 100.0)),
             (now.0 - f.issued.0) / 60_000
         );
     }

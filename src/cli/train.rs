@@ -11,7 +11,7 @@ use crate::http::client::{self, ClientError};
 use crate::night::Mode;
 use crate::reading::Reading;
 use crate::shutdown::Shutdown;
-use crate::store::{AckToken, Committed, RunOutcome, StoreLock, Writer};
+use crate::store::{AckToken, Committed, RunOutcome, Store, StoreError, StoreLock, Writer};
 use crate::trainer::{self, RunEnd, Trigger};
 
 /// Asks the daemon to learn; where none runs, learns here.
@@ -44,7 +44,7 @@ pub(super) fn train(config: Config, mode: Option<Mode>, json: bool) -> Outcome {
             end.reason
         );
         if let Some(report) = &end.report {
-            print!("{}", tables::night(report));
+            print!("{}", tables::report(&report.horizons));
         }
     }
     Ok(if end.outcome == RunOutcome::Failed {
@@ -55,8 +55,7 @@ pub(super) fn train(config: Config, mode: Option<Mode>, json: bool) -> Outcome {
 }
 
 async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failure> {
-    let _lock = StoreLock::acquire(&config.store.path)?;
-    let store = Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
+    let (_lock, store) = open_alone(&config)?;
     let station = trainer::Station {
         config: Arc::new(config),
         store: store.clone(),
@@ -67,6 +66,13 @@ async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failur
     let end = trainer::train(&station, Trigger::Manual(mode), shutdown.begun()).await;
     store.stop().await;
     Ok(end?)
+}
+
+/// Opens the store for writing where no daemon does.
+pub(super) fn open_alone(config: &Config) -> Result<(StoreLock, Store), StoreError> {
+    let lock = StoreLock::acquire(&config.store.path)?;
+    let store = Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
+    Ok((lock, store))
 }
 
 /// Hears of commits where there is no broker to tell.

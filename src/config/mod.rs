@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-pub use sections::{HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig};
+pub use sections::{
+    HorizonsMin, HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig,
+};
 pub use topics::{FieldSource, OneOrMany, PRESETS_TOML, TopicRule, presets};
 
 use crate::mqtt::broker_url::{self, BrokerUrl};
@@ -191,10 +193,18 @@ fn from_table(table: Table) -> Result<Config, ConfigError> {
         let Some(value) = lookup(&root, key) else {
             continue;
         };
-        let number = value
-            .as_float()
-            .or_else(|| value.as_integer().map(|i| i as f64));
-        if !number.is_some_and(|n| (least..=greatest).contains(&n)) {
+        let number = |value: &Value| {
+            value
+                .as_float()
+                .or_else(|| value.as_integer().map(|i| i as f64))
+                .is_some_and(|n| (least..=greatest).contains(&n))
+        };
+        let within = match value.as_array() {
+            // Whether the key takes a list is its type's business.
+            Some(list) => list.iter().all(number),
+            None => number(value),
+        };
+        if !within {
             return Err(invalid(
                 key,
                 value,

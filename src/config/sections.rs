@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use serde::Deserialize;
 
 use super::TopicRule;
+use crate::models::bundle::MAX_HORIZONS;
 use crate::night::{Mode, Promote};
 use crate::schedule::Schedule;
 use crate::sun::Site;
@@ -155,14 +156,57 @@ pub struct TrainingConfig {
     pub min_days: u32,
     /// Newest days, kept out of training, on which candidates are judged.
     pub holdback_days: u32,
-    /// Minutes ahead to forecast.
-    pub horizon_min: u32,
+    /// Minutes ahead to forecast: one number or a list.
+    pub horizon_min: HorizonsMin,
     /// Whether a night renews a part of the trees, or all of them.
     pub mode: Mode,
     /// Days after which an incremental night is a full one.
     pub full_every_days: u32,
     /// When a candidate may go live.
     pub promote: Promote,
+}
+
+/// Minutes ahead, each a forecast of its own; the first is the one that counts where only one can.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "OneOrMore")]
+pub struct HorizonsMin(Vec<u32>);
+
+impl HorizonsMin {
+    /// In the order given; at least one, none twice.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl Default for HorizonsMin {
+    fn default() -> Self {
+        Self(vec![15])
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number of minutes or a list of such numbers")]
+enum OneOrMore {
+    One(u32),
+    More(Vec<u32>),
+}
+
+impl TryFrom<OneOrMore> for HorizonsMin {
+    type Error = String;
+
+    fn try_from(given: OneOrMore) -> Result<Self, String> {
+        let minutes = match given {
+            OneOrMore::One(minutes) => vec![minutes],
+            OneOrMore::More(minutes) => minutes,
+        };
+        let different: std::collections::BTreeSet<_> = minutes.iter().collect();
+        if different.len() != minutes.len() || !(1..=MAX_HORIZONS).contains(&minutes.len()) {
+            return Err(format!(
+                "accepted: 1 … {MAX_HORIZONS} numbers, none of them twice"
+            ));
+        }
+        Ok(Self(minutes))
+    }
 }
 
 impl Default for TrainingConfig {
@@ -173,7 +217,7 @@ impl Default for TrainingConfig {
             lookback_days: 180,
             min_days: 7,
             holdback_days: 7,
-            horizon_min: 15,
+            horizon_min: HorizonsMin::default(),
             mode: Mode::Incremental,
             full_every_days: 30,
             promote: Promote::default(),

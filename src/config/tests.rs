@@ -154,6 +154,34 @@ fn the_environment_overrides_and_is_held_to_the_same_rules() {
 }
 
 #[test]
+fn a_horizon_is_a_number_or_a_list() {
+    let minutes = |text: &str| {
+        let config = load(&format!("[training]\nhorizon_min = {text}"), &[]);
+        config.map(|c| c.training.horizon_min.iter().collect::<Vec<_>>())
+    };
+    assert_eq!(minutes("60").unwrap(), [60]);
+    assert_eq!(minutes("[60, 15, 2880]").unwrap(), [60, 15, 2880]);
+    for (wrong, part) in [
+        ("0", "1 … 2880 minutes"),
+        ("[15, 2881]", "1 … 2880 minutes"),
+        ("[]", "1 … 8 numbers"),
+        ("[15, 60, 15]", "none of them twice"),
+        ("[1, 2, 3, 4, 5, 6, 7, 8, 9]", "1 … 8 numbers"),
+        ("\"15\"", "1 … 2880 minutes"),
+    ] {
+        let said = minutes(wrong).unwrap_err().to_string();
+        assert!(
+            said.contains(part) && said.contains("horizon_min"),
+            "{said}"
+        );
+    }
+    let said = refused("[training]\nmin_days = [3]", &[]);
+    assert!(said.contains("min_days"), "{said}");
+    let config = load("", &[("NIGHTWATT_TRAINING__HORIZON_MIN", "[15, 60]")]).unwrap();
+    assert_eq!(config.training.horizon_min.iter().count(), 2);
+}
+
+#[test]
 fn relative_paths_are_beside_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.toml");

@@ -10,18 +10,14 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::errors::chain;
-use crate::features::{Plan, PlanError};
 use crate::forecast::{Forecast, Forecaster, actual_at};
-use crate::grid::{Grid, infer_step_min};
-use crate::models::Artifact;
+use crate::grid::Grid;
 use crate::mqtt::publish::Publisher;
 use crate::reading::{DeviceId, Field, Reading, TimestampMs};
+use crate::serving::Service;
 use crate::shutdown::Shutdown;
 use crate::store::{ForecastRow, NamedSample, Reader, Store, StoreError};
-use crate::trainer::night_params;
 
-/// The envelope looks 14 days back; one more covers the day that has begun.
-const WARM_UP_MS: i64 = 15 * 86_400_000;
 /// A reading older than this is history and nothing to forecast from.
 const FRESH_MS: i64 = 10 * 60_000;
 /// How often it is looked whether a minute has passed on the wall clock.
@@ -34,8 +30,6 @@ const AT_ONCE: usize = 1024;
 /// How often, and how many times, it is looked whether a flood has passed.
 const FLOOD_LOOK: Duration = Duration::from_secs(1);
 const FLOOD_LOOKS: u32 = 30;
-/// Readings looked at to find the grid step.
-const STEP_SAMPLE: usize = 4096;
 
 /// What the task works with.
 pub(super) struct Forecasts {
@@ -64,12 +58,14 @@ impl Forecasts {
             tokio::select! {
                 () = shutdown.begun() => return,
                 Ok(version) = self.swaps.recv_async() => {
-                    // A model may come with another grid step, so the state is built anew with it.
-                    let Some(rebuilt) = self.warm_up().await else { return };
-                    forecaster = rebuilt;
-                    // The new model shows itself at the next reading.
-                    last.clear();
-                    tracing::info!(version, serving = forecaster.model_version(), "new model");
+                    // A model may come with another grid step, so the state is built anew with it; until
+                    // it stands, and where it does not, the one before goes on.
+                    if let Some(rebuilt) = self.warm_up().await {
+                        forecaster = rebuilt;
+                        // The new model shows itself at the next reading.
+                        last.clear();
+                    }
+                    tracing::info!(version, serving = forecaster.version(), "new model");
                 }
                 _ = look.tick() => {
                     let minute = self.clock.now().0 / 60_000;
@@ -85,8 +81,9 @@ impl Forecasts {
                             () = shutdown.begun() => return,
                             () = self.flood_passed() => {}
                         }
-                        let Some(rebuilt) = self.warm_up().await else { return };
-                        forecaster = rebuilt;
+                        if let Some(rebuilt) = self.warm_up().await {
+                            forecaster = rebuilt;
+                        }
                         continue;
                     }
                     let mut readings = vec![first];
@@ -115,15 +112,18 @@ impl Forecasts {
 
     /// A forecaster that has seen the last days, with the live model.
     async fn warm_up(&self) -> Option<Forecaster> {
-        let (config, now) = (self.config.clone(), self.clock.now());
-        match tokio::task::spawn_blocking(move || load(&config, now)).await {
-            Ok(Ok(forecaster)) => Some(forecaster),
-            Ok(Err(error)) => {
-                tracing::error!("no forecasts: {}", chain(&error));
-                None
-            }
-            Err(_) => None,
-        }
+        let service = Service {
+            config: &self.config,
+            store: &self.store,
+            clock: self.clock.as_ref(),
+        };
+        service
+            .live()
+            .await
+            .inspect_err(|error| {
+                tracing::error!("the forecaster cannot be built: {}", chain(error))
+            })
+            .ok()
     }
 
     /// Takes readings in and returns the forecasts that are due.
@@ -148,10 +148,11 @@ impl Forecasts {
             if last.get(&reading.device).is_some_and(|l| *l >= minute) {
                 continue;
             }
-            if let Some(forecast) = forecaster.forecast(&reading.device, now) {
+            let forecasts = forecaster.forecast(&reading.device, now);
+            if !forecasts.is_empty() {
                 last.insert(reading.device.clone(), minute);
-                made.push((reading.device.clone(), forecast));
             }
+            made.extend(forecasts.into_iter().map(|f| (reading.device.clone(), f)));
         }
         made
     }
@@ -161,8 +162,12 @@ impl Forecasts {
             return;
         }
         for (device, f) in &made {
-            self.publisher
-                .retained(&format!("{device}/forecast"), payload(device, f));
+            let first = self.config.training.horizon_min.iter().next();
+            let topic = match f.horizon_min {
+                minutes if Some(minutes) == first => format!("{device}/forecast"),
+                minutes => format!("{device}/forecast/{minutes}"),
+            };
+            self.publisher.retained(&topic, payload(device, f));
         }
         let rows = made.into_iter().map(row).collect();
         if let Err(error) = self.store.save_forecasts(rows).await {
@@ -173,7 +178,7 @@ impl Forecasts {
     /// Compares forecasts whose time has come with what was measured.
     async fn settle(&self, forecaster: &Forecaster) {
         let (path, now) = (self.config.store.path.clone(), self.clock.now());
-        let step_min = forecaster.plan().step_min();
+        let step_min = forecaster.step_min();
         let look = move || settled(&Reader::open(&path)?, step_min, now);
         let settled = match tokio::task::spawn_blocking(look).await {
             Ok(Ok(settled)) if settled.is_empty() => return,
@@ -185,63 +190,6 @@ impl Forecasts {
             tracing::warn!("forecasts were not settled: {}", chain(&error));
         }
     }
-}
-
-/// Builds a forecaster from what is stored: the live model's plan, or one for the readings there are.
-fn load(config: &Config, now: TimestampMs) -> Result<Forecaster, LoadError> {
-    let reader = Reader::open(&config.store.path)?;
-    let from = now.plus_ms(-WARM_UP_MS);
-    let live = reader.live_model()?.and_then(|(version, bytes)| {
-        Artifact::from_bytes(&bytes)
-            .inspect_err(|error| {
-                tracing::error!(version, %error, "the live model cannot be used; persistence forecasts");
-            })
-            .ok()
-            .map(|artifact| (artifact, version))
-    });
-    let params = night_params(config);
-    let step_min = match &live {
-        Some((artifact, _)) => artifact.step_min,
-        None => step_of(&reader, from)?.unwrap_or(1),
-    };
-    let plan = Plan::new(
-        params.horizon_min,
-        step_min,
-        params.features,
-        params.site,
-        params.zone,
-    )?;
-    let mut forecaster = Forecaster::new(plan);
-    for sample in reader.named_samples(from, TimestampMs(i64::MAX))? {
-        let (device, ts, values) = sample?;
-        forecaster.push(&device, ts, &values);
-    }
-    if live.is_some() && !forecaster.set_model(live) {
-        tracing::warn!(
-            "the live model was made for another horizon or site; persistence forecasts until the next night"
-        );
-    }
-    Ok(forecaster)
-}
-
-/// The grid step that the stored readings suggest.
-fn step_of(reader: &Reader, from: TimestampMs) -> Result<Option<u32>, StoreError> {
-    let head = reader
-        .named_samples(from, TimestampMs(i64::MAX))?
-        .take(STEP_SAMPLE)
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(infer_step_min(
-        head.iter().map(|(device, ts, _)| (device, *ts)),
-    ))
-}
-
-/// Why there is no forecaster.
-#[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("cannot plan the forecast's features")]
-    Plan(#[from] PlanError),
 }
 
 /// What was measured at the targets of unsettled forecasts; `None` where it never will be known.
@@ -290,7 +238,7 @@ fn actual(step_min: u32, target: TimestampMs, around: &[NamedSample]) -> Option<
 
 /// The published JSON; its fields are a contract and only ever added to.
 fn payload(device: &DeviceId, f: &Forecast) -> String {
-    json!({
+    let mut payload = json!({
         "device": device,
         "issued": f.issued.to_string(),
         "target": f.target.to_string(),
@@ -302,13 +250,17 @@ fn payload(device: &DeviceId, f: &Forecast) -> String {
         "model_version": f.model_version,
         "smart_persistence_w": rounded(f.smart_w),
         "naive_persistence_w": rounded(f.naive_w),
-    })
-    .to_string()
+    });
+    // Only while there is a warning with skill: a number that means nothing is worse than none.
+    if let Some(probability) = f.ramp_probability {
+        payload["ramp_probability"] = rounded(probability).into();
+    }
+    payload.to_string()
 }
 
-/// Milliwatts are beyond any meter.
-fn rounded(power_w: f32) -> f64 {
-    (f64::from(power_w) * 1000.0).round() / 1000.0
+/// Milliwatts are beyond any meter, thousandths of a probability beyond any warning.
+fn rounded(value: f32) -> f64 {
+    (f64::from(value) * 1000.0).round() / 1000.0
 }
 
 fn row((device, f): (DeviceId, Forecast)) -> ForecastRow {
@@ -325,6 +277,7 @@ fn row((device, f): (DeviceId, Forecast)) -> ForecastRow {
         model_version: f.model_version,
         source: f.source.as_str().to_owned(),
         actual_w: None,
+        ramp_probability: f.ramp_probability.map(rounded),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::http::server::{self, Station};
+use crate::http::server::{self, Promoting, Station};
 use crate::mqtt::admission::Admission;
 use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
@@ -23,6 +23,7 @@ use crate::mqtt::publish::Publisher;
 use crate::night::Mode;
 use crate::reading::TimestampMs;
 use crate::schedule;
+use crate::serving::Service;
 use crate::shutdown::Shutdown;
 use crate::status::{self, DaemonStatus, Status};
 use crate::store::recover::{self, Found};
@@ -191,6 +192,7 @@ impl Daemon {
             missed,
             swaps,
         };
+        let promotions = swaps_tx.clone();
         let (requests, queued) = flume::bounded(1);
         let nights = Nights::new(
             config.clone(),
@@ -222,6 +224,7 @@ impl Daemon {
             requests,
             training: nights.running(),
             refusal: around.refusal,
+            swaps: promotions,
         });
         let daemon = Self {
             intake: tokio::spawn(intake.run()),
@@ -399,6 +402,7 @@ struct RunningStation {
     requests: flume::Sender<Trigger>,
     training: Arc<AtomicBool>,
     refusal: Refusal,
+    swaps: flume::Sender<i64>,
 }
 
 impl Station for RunningStation {
@@ -455,5 +459,20 @@ impl Station for RunningStation {
         tokio::runtime::Handle::current()
             .block_on(self.store.clear_quarantine())
             .map_err(|e| crate::errors::chain(&e))
+    }
+
+    fn promote(&self, version: Option<i64>) -> Promoting<'_> {
+        Box::pin(async move {
+            let service = Service {
+                config: &self.config,
+                store: &self.store,
+                clock: self.clock.as_ref(),
+            };
+            let outcome = service.bring(version).await;
+            let version = outcome.map_err(|e| crate::errors::chain(&e))?;
+            // The forecaster fetches it; a full queue means it is about to fetch anyway.
+            let _ = self.swaps.try_send(version);
+            Ok(version)
+        })
     }
 }

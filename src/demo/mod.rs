@@ -20,12 +20,12 @@ use crate::daemon::{Daemon, DaemonError, Surroundings};
 use crate::http::server::Station;
 use crate::mqtt::feed::{Feed, FeedError, FeedOptions};
 use crate::mqtt::flat::TopicTemplate;
-use crate::night::NightReport;
 use crate::reading::TimestampMs;
 use crate::shutdown::Shutdown;
 use crate::simulate::{Axes, Params, SimulateError, Simulator};
 use crate::store::{Reader, StoreError};
 use crate::sun::Site;
+use crate::trainer::Report;
 use broker::{DemoBroker, DemoBrokerError};
 
 const STEP_S: u32 = 60;
@@ -187,12 +187,12 @@ async fn tell(
         run.outcome.map_or("nothing", |o| o.as_str()).to_owned(),
         run.reason.unwrap_or_default(),
     );
-    let report: Option<NightReport> = run.report.and_then(|r| serde_json::from_value(r).ok());
+    let report: Option<Report> = run.report.and_then(|r| serde_json::from_value(r).ok());
     let Some(report) = report else {
         return Err(DemoError::Night { outcome, reason });
     };
     println!("{outcome:<9} {reason}\n");
-    print!("{}", tables::night(&report));
+    print!("{}", tables::report(&report.horizons));
 
     let asked = SystemClock.now();
     trackers.send_next().await?;

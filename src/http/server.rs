@@ -6,12 +6,15 @@
 //! | POST   | `/api/ml/retrain`     | train now (`?mode=full`); 202, queued once where a run is going on |
 //! | POST   | `/api/store/snapshot` | take a snapshot; answers when it is verified        |
 //! | POST   | `/api/quarantine/clear` | forget refused messages; how many there were      |
+//! | POST   | `/api/ml/models/{version}/promote` | make that version live; 409 where it may not or cannot be |
+//! | POST   | `/api/ml/models/rollback` | make the version live that was before; 409 likewise |
 //!
 //! Errors are problem details (RFC 9457).
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -37,7 +40,12 @@ pub trait Station: Send + Sync + 'static {
     fn retrain(&self, mode: Option<Mode>) -> bool;
     /// Forgets every refused message; how many there were. Waits for the writer.
     fn clear_quarantine(&self) -> Result<usize, String>;
+    /// Makes `version` live, or the one that was live before; which it was, or why nothing was changed.
+    fn promote(&self, version: Option<i64>) -> Promoting<'_>;
 }
+
+/// A promotion under way.
+pub type Promoting<'a> = Pin<Box<dyn Future<Output = Result<i64, String>> + Send + 'a>>;
 
 /// Binds the socket, replacing one that a crash left behind; group and owner may connect.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -67,6 +75,8 @@ pub async fn serve(listener: UnixListener, station: Arc<dyn Station>) -> io::Res
         .route("/api/ml/retrain", post(retrain))
         .route("/api/store/snapshot", post(snapshot))
         .route("/api/quarantine/clear", post(clear_quarantine))
+        .route("/api/ml/models/{version}/promote", post(promote))
+        .route("/api/ml/models/rollback", post(roll_back))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path") })
         .with_state(station);
     axum::serve(listener, router).await
@@ -113,6 +123,24 @@ async fn clear_quarantine(State(station): State<Arc<dyn Station>>) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the quarantine could not be cleared",
         ),
+    }
+}
+
+async fn promote(
+    State(station): State<Arc<dyn Station>>,
+    axum::extract::Path(version): axum::extract::Path<i64>,
+) -> Response {
+    promoted(station.promote(Some(version)).await)
+}
+
+async fn roll_back(State(station): State<Arc<dyn Station>>) -> Response {
+    promoted(station.promote(None).await)
+}
+
+fn promoted(outcome: Result<i64, String>) -> Response {
+    match outcome {
+        Ok(version) => Json(json!({ "version": version })).into_response(),
+        Err(detail) => problem(StatusCode::CONFLICT, &detail),
     }
 }
 

@@ -4,9 +4,11 @@
 //! variant and a place in [`product`]. Knows no SQL, no tokio and no files.
 
 pub mod baseline;
+pub mod bundle;
 pub(crate) mod codec;
 pub mod interval;
 mod learner;
+pub mod ramp;
 pub mod ridge;
 pub mod score;
 pub mod trees;

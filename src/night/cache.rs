@@ -8,6 +8,7 @@ use super::{NightParams, planned};
 use crate::features::{Plan, PlanError};
 use crate::models::codec::{Decoder, Encoder, seal, unseal};
 use crate::models::interval::Calibration;
+use crate::models::ramp::RampLearner;
 use crate::models::{CodecError, TreesLearner, product};
 use crate::reading::TimestampMs;
 
@@ -26,6 +27,7 @@ const TAIL_DAYS: i64 = 16;
 pub struct Cache {
     pub(super) plan: Plan,
     pub(super) learner: TreesLearner,
+    pub(super) ramp: RampLearner,
     pub(super) calibration: Calibration,
     /// Readings per taught day, to find out whether more have come since.
     pub(super) readings: BTreeMap<i32, u64>,
@@ -69,6 +71,7 @@ impl Cache {
         Self {
             plan,
             learner: product(seed),
+            ramp: RampLearner::new(seed),
             calibration: Calibration::default(),
             readings: BTreeMap::new(),
             trained_until: TimestampMs::default(),
@@ -100,6 +103,7 @@ impl Cache {
         }
         self.calibration.encode(&mut out);
         self.learner.encode(&mut out);
+        self.ramp.encode(&mut out);
         seal(MAGIC, FORMAT, &out.0)
     }
 
@@ -119,12 +123,14 @@ impl Cache {
             .collect::<Result<_, CodecError>>()?;
         let calibration = Calibration::decode(&mut from)?;
         let learner = product(params.seed).resume(&mut from)?;
+        let ramp = RampLearner::decode(&mut from, params.seed, plan.features().len())?;
         if !from.0.is_empty() {
             return Err(CodecError::Malformed("something follows the cache"));
         }
         Ok(Self {
             plan,
             learner,
+            ramp,
             calibration,
             readings,
             trained_until,
@@ -150,6 +156,7 @@ impl Cache {
             let now = count(self.plan.day_start(day), self.plan.day_start(day + 1))?;
             if now != readings {
                 self.learner.forget_from(day);
+                self.ramp.forget_from(day);
                 self.readings.split_off(&day);
                 break;
             }
@@ -168,6 +175,7 @@ impl Cache {
     pub fn forget_before(&mut self, from: TimestampMs) {
         let day = self.plan.local_day(from);
         self.learner.forget_before(day);
+        self.ramp.forget_before(day);
         self.readings = self.readings.split_off(&day);
     }
 }

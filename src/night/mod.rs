@@ -21,6 +21,7 @@ pub use report::{Decision, NightReport, Scored};
 
 use crate::features::{FeatureSet, Matrix, Pipeline, Plan, PlanError, Row, Sink, Truth};
 use crate::grid::infer_step_min;
+use crate::models::ramp::{RampLearner, RampWarning};
 use crate::models::score::Metrics;
 use crate::models::{Artifact, LearnError, Learner, TreesLearner};
 use crate::reading::{DeviceId, TimestampMs, Values};
@@ -154,6 +155,7 @@ fn planned(params: &NightParams, step_min: u32) -> Result<Plan, PlanError> {
 struct Days<'a> {
     plan: &'a Plan,
     learner: &'a mut TreesLearner,
+    ramp: &'a mut RampLearner,
     cancel: &'a AtomicBool,
     holdback_days: usize,
     /// Up to this day the learner knows everything.
@@ -180,6 +182,7 @@ impl Days<'_> {
             .map(|(row, _)| self.plan.target_ts(row.facts.ts))
             .max();
         self.trained_until = self.trained_until.max(newest.unwrap_or_default());
+        self.ramp.learn(day, &rows, self.plan.horizon_min());
         if let Err(e) = self.learner.learn(day, &rows, self.cancel) {
             self.failed.get_or_insert(e);
         }
@@ -207,14 +210,29 @@ impl Sink for Days<'_> {
     }
 }
 
+/// The live version's parts for the night's horizon, which candidates are judged beside.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Live<'a> {
+    /// The power model.
+    pub power: Option<&'a Artifact>,
+    /// The ramp warning.
+    pub ramp: Option<&'a RampWarning>,
+}
+
+impl<'a> From<Option<&'a Artifact>> for Live<'a> {
+    fn from(power: Option<&'a Artifact>) -> Self {
+        Self { power, ramp: None }
+    }
+}
+
 /// Carries out one night over `rows` (time ordered, devices interleaved).
 ///
 /// With a `cache` the rows start where it [needs them](Cache::needs_from). Too little data is a
 /// report with [`Decision::Skip`], not an error. The same rows, cache and settings give the same
 /// report and the same bytes.
-pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+pub fn run<'a, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     rows: impl IntoIterator<Item = Result<(DeviceId, TimestampMs, Values), E>>,
-    live: Option<&Artifact>,
+    live: impl Into<Live<'a>>,
     cache: Option<Cache>,
     params: &NightParams,
     cancel: &AtomicBool,
@@ -240,13 +258,16 @@ pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         }
     };
     let plan = cache.plan.clone();
-    let live = live.filter(|live| live.fits(&plan));
+    let live = live.into();
+    let live_ramp = live.ramp.filter(|live| live.fits(&plan));
+    let live = live.power.filter(|live| live.fits(&plan));
 
     let rows_known = cache.learner.rows() as u64;
     let mut days = Days {
         plan: &plan,
         known: cache.learner.last_day(),
         learner: &mut cache.learner,
+        ramp: &mut cache.ramp,
         cancel,
         holdback_days: params.holdback_days.max(1) as usize,
         held: BTreeMap::new(),
@@ -346,6 +367,7 @@ pub fn run<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     report.judge(&mut candidate, live, &held, &mut cache.calibration);
     report.decide(&params.promote);
     report.model = Some(candidate.to_bytes());
+    report.judge_ramp(cache.ramp.warning(&plan, trained_until), live_ramp, &held);
     Ok(Night {
         report,
         cache: Some(cache),

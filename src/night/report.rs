@@ -9,6 +9,7 @@ use crate::features::{Counts, Matrix};
 use crate::models::Artifact;
 use crate::models::baseline::Baseline;
 use crate::models::interval::Calibration;
+use crate::models::ramp::{self, Brier, RampReport, RampWarning};
 use crate::models::score::{Metrics, Score, skill};
 
 /// How the night ended.
@@ -73,6 +74,12 @@ pub struct NightReport {
     /// The candidate's bytes ([`Artifact::to_bytes`]), as hexadecimal text in JSON.
     #[serde(with = "hex", default)]
     pub model: Option<Vec<u8>>,
+    /// The ramp warnings on the same days; none further ahead than they reach.
+    #[serde(default)]
+    pub ramp: Option<RampReport>,
+    /// The bytes of a ramp warning that won ([`RampWarning::to_bytes`]), likewise.
+    #[serde(with = "hex", default)]
+    pub ramp_model: Option<Vec<u8>>,
 }
 
 impl NightReport {
@@ -101,7 +108,32 @@ impl NightReport {
             scores: Vec::new(),
             coverage_p10_p90: None,
             model: None,
+            ramp: None,
+            ramp_model: None,
         }
+    }
+
+    /// Scores the warnings on the held-back days; the night's is kept where it wins.
+    pub(super) fn judge_ramp(
+        &mut self,
+        candidate: Option<RampWarning>,
+        live: Option<&RampWarning>,
+        held: &BTreeMap<i32, (Matrix, bool)>,
+    ) {
+        if self.horizon_min > ramp::MAX_HORIZON_MIN {
+            return;
+        }
+        let score = |warning: &RampWarning| {
+            let mut brier = Brier::default();
+            held.values().for_each(|(day, _)| brier.judge(day, warning));
+            brier.score()
+        };
+        let report = RampReport {
+            candidate: candidate.as_ref().map(score),
+            live: live.map(score),
+        };
+        self.ramp = Some(report);
+        self.ramp_model = candidate.filter(|_| report.wins()).map(|w| w.to_bytes());
     }
 
     /// Scores everyone on the held-back days and gives the candidate its interval.

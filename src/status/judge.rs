@@ -26,6 +26,7 @@ const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
     silence,
     devices_refused,
     doubtful_times,
+    model_damaged,
     last_night_failed,
     last_housekeeping_failed,
     no_skill,
@@ -210,6 +211,19 @@ fn doubtful_times(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
             "set the devices' clocks; to take old recordings in, raise mqtt.max_age_days",
         )
     })
+}
+
+fn model_damaged(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let damaged = s.damaged_model.as_ref()?;
+    let serves = match &s.model {
+        Some(live) => format!("version {} forecasts", live.version),
+        None => "persistence forecasts".into(),
+    };
+    Some(finding(
+        Level::Attention,
+        format!("model version {} is damaged; {serves}", damaged.version),
+        "check the disk; then nightwatt train",
+    ))
 }
 
 fn last_night_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {

@@ -11,6 +11,7 @@ pub use judge::{findings, judge};
 pub use screen::render;
 pub(crate) use screen::{clip, printable, wrap};
 
+use crate::models::bundle::Kind;
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
 use crate::store::recover::kept_damaged;
@@ -19,6 +20,7 @@ use crate::store::space::{DiskLevel, free_bytes};
 use crate::store::{
     EventRow, ForecastRow, LiveAccuracy, ModelRow, Reader, RunRow, StoreError, StoreTotals,
 };
+use crate::trainer::{Contents, PartNote};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -69,6 +71,7 @@ pub struct DaemonStatus {
 
 /// Everything `nightwatt status --json` prints. Fields are only ever added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// Of the binary that answered.
     pub version: String,
@@ -100,12 +103,18 @@ pub struct Status {
     pub housekeeping: Option<RunRow>,
     /// Each device's newest reading: name, time, power in W.
     pub devices: Vec<(DeviceId, TimestampMs, Option<f64>)>,
-    /// Each device's newest forecast.
+    /// Each device's newest forecast for every horizon.
     pub forecasts: Vec<ForecastRow>,
     /// The live model.
     pub model: Option<ModelRow>,
-    /// How the forecasts of the last seven days did.
+    /// What the live model holds; where a horizon has no power model smart persistence forecasts.
+    pub parts: Vec<PartNote>,
+    /// A model that turned out to be damaged and that no later one has replaced yet.
+    pub damaged_model: Option<ModelRow>,
+    /// How the forecasts of the last seven days did, of the shortest horizon.
     pub accuracy: LiveAccuracy,
+    /// The same of every horizon.
+    pub accuracy_by_horizon: Vec<LiveAccuracy>,
     /// Skill of those against smart persistence.
     pub skill: Option<f64>,
     /// The last night.
@@ -146,7 +155,11 @@ pub fn gather(
     clock_plausible: bool,
 ) -> Result<Status, StoreError> {
     let reader = Reader::open(store_path)?;
-    let accuracy = reader.live_accuracy(now.plus_ms(-ACCURACY_MS), now)?;
+    let accuracy_by_horizon = reader.live_accuracy(now.plus_ms(-ACCURACY_MS), now)?;
+    let accuracy = accuracy_by_horizon.first().copied().unwrap_or_default();
+    let model = reader.live_model_row()?;
+    let contents = model.as_ref().map(|row| row.metrics.clone());
+    let contents: Option<Contents> = contents.and_then(|c| serde_json::from_value(c).ok());
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now,
@@ -162,9 +175,12 @@ pub fn gather(
         housekeeping: reader.last_run("housekeeping")?,
         devices: reader.latest()?,
         forecasts: reader.latest_forecasts()?,
-        model: reader.live_model_row()?,
+        parts: contents.map(|c| c.parts).unwrap_or_default(),
+        damaged_model: reader.damaged_model_row()?,
+        model,
         skill: accuracy.skill(),
         accuracy,
+        accuracy_by_horizon,
         last_run: reader.last_run("training")?,
         events: reader.events(RECENT_EVENTS)?,
     };
@@ -174,6 +190,20 @@ pub fn gather(
         .and_then(|(then, free)| disk_days_left(then, (now, status.store.database_bytes), free));
     status.verdict = judge(&status);
     Ok(status)
+}
+
+impl Status {
+    /// The horizons that forecasts are made for without a model of the live version: no candidate has
+    /// beaten smart persistence there yet, so that forecasts.
+    pub fn by_persistence_min(&self) -> Vec<u32> {
+        let has = |minutes| {
+            let of = (minutes, Kind::Power);
+            self.parts.iter().any(|p| (p.horizon_min, p.kind) == of)
+        };
+        let asked: std::collections::BTreeSet<u32> =
+            self.forecasts.iter().map(|f| f.horizon_min).collect();
+        asked.into_iter().filter(|&minutes| !has(minutes)).collect()
+    }
 }
 
 /// What has been written, as a day's worth; less than an hour says nothing about a day.

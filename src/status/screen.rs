@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Level, Status};
 use crate::reading::TimestampMs;
-use crate::store::{ForecastRow, RunOutcome};
+use crate::store::{ForecastRow, LiveAccuracy, RunOutcome};
 
 /// Columns beside the label.
 const COLUMNS: usize = 69;
@@ -80,8 +80,16 @@ pub fn render(s: &Status) -> String {
     }
     for (device, at, power) in s.devices.iter().take(8) {
         let power = power.map_or("no power".into(), |p| format!("{p:.1} W"));
-        let forecast = s.forecasts.iter().find(|f| f.device == *device);
-        let forecast = forecast.map_or("no forecast yet".into(), forecast_words);
+        let forecasts: Vec<String> = s
+            .forecasts
+            .iter()
+            .filter(|f| f.device == *device)
+            .map(forecast_words)
+            .collect();
+        let forecast = match forecasts.is_empty() {
+            true => "no forecast yet".into(),
+            false => forecasts.join(", "),
+        };
         line(
             "device",
             format!("{device}: {power} {}; {forecast}", ago(s.now, *at)),
@@ -94,14 +102,24 @@ pub fn render(s: &Status) -> String {
         "model",
         match &s.model {
             Some(m) => format!(
-                "version {}, live since {}",
+                "version {}, live since {}{}",
                 m.version,
-                ago(s.now, m.promoted.unwrap_or(m.created))
+                ago(s.now, m.promoted.unwrap_or(m.created)),
+                without_model(s)
             ),
             None => "none yet: smart persistence forecasts".into(),
         },
     );
-    line("accuracy", accuracy_line(s));
+    for (i, accuracy) in s.accuracy_by_horizon.iter().enumerate() {
+        line(
+            if i == 0 { "accuracy" } else { "" },
+            accuracy_line(accuracy),
+        );
+    }
+    if s.accuracy_by_horizon.is_empty() {
+        let text = "no forecast of the last 7 days has met its actual value yet";
+        line("accuracy", text.into());
+    }
     line("night", night_line(s));
     for event in &s.events {
         line(
@@ -110,6 +128,14 @@ pub fn render(s: &Status) -> String {
         );
     }
     out
+}
+
+fn without_model(s: &Status) -> String {
+    let minutes: Vec<String> = s.by_persistence_min().iter().map(u32::to_string).collect();
+    match minutes.is_empty() {
+        true => String::new(),
+        false => format!("; smart persistence {} min ahead", minutes.join(", ")),
+    }
 }
 
 fn store_line(s: &Status) -> String {
@@ -144,23 +170,24 @@ fn forecast_words(f: &ForecastRow) -> String {
         _ => String::new(),
     };
     format!(
-        "+{} min {:.1} W{band} {}",
-        f.horizon_min, f.power_w, f.source
+        "+{} min {:.1} W{band} {}{}",
+        f.horizon_min,
+        f.power_w,
+        f.source,
+        f.ramp_probability
+            .map_or(String::new(), |p| format!(", ramp {:.0} %", p * 100.0))
     )
 }
 
-fn accuracy_line(s: &Status) -> String {
-    if s.accuracy.settled == 0 {
-        return "no forecast of the last 7 days has met its actual value yet".into();
-    }
+fn accuracy_line(a: &LiveAccuracy) -> String {
     let mut text = format!(
-        "7 days: MAE {:.2} W, smart {:.2}, naive {:.2}",
-        s.accuracy.mae_w, s.accuracy.smart_mae_w, s.accuracy.naive_mae_w
+        "7 days, +{} min: MAE {:.2} W, smart {:.2}, naive {:.2}",
+        a.horizon_min, a.mae_w, a.smart_mae_w, a.naive_mae_w
     );
-    if let Some(skill) = s.skill {
+    if let Some(skill) = a.skill() {
         let _ = write!(text, ", skill {skill:+.2}");
     }
-    if let Some(coverage) = s.accuracy.coverage {
+    if let Some(coverage) = a.coverage {
         let _ = write!(text, ", P10-P90 {:.0} %", coverage * 100.0);
     }
     text

@@ -2,12 +2,14 @@
 
 use rusqlite::{Row, params};
 
-use super::{ForecastRow, LiveAccuracy, Reader, Store, StoreError, sql};
+use super::{ForecastRow, LiveAccuracy, Reader, Store, StoreError};
 use crate::reading::{DeviceId, TimestampMs};
 
 const COLUMNS: &str =
     "device_id, issued_ms, target_ms, horizon_min, power_w, p10_w, p90_w, smart_w,
-    naive_w, model_version, source, actual_w";
+    naive_w, model_version, source, actual_w, ramp_probability";
+/// The furthest ahead that a forecast may be, and a day: what is older is not the newest.
+const NEWEST_MS: i64 = 3 * 86_400_000;
 
 impl Store {
     /// Keeps forecasts; a later one for the same device, moment and horizon replaces the earlier.
@@ -15,8 +17,8 @@ impl Store {
         self.run("keep forecasts", move |tx| {
             let mut insert = tx.prepare_cached(
                 "INSERT OR REPLACE INTO forecast (device_no, target_ms, horizon_min, issued_ms,
-                    model_version, source, power_w, p10_w, p90_w, smart_w, naive_w)
-                 SELECT device_no, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+                    model_version, source, power_w, p10_w, p90_w, smart_w, naive_w, ramp_probability)
+                 SELECT device_no, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
                  FROM device WHERE device_id = ?1",
             )?;
             for f in &rows {
@@ -31,7 +33,8 @@ impl Store {
                     f.p10_w,
                     f.p90_w,
                     f.smart_w,
-                    f.naive_w
+                    f.naive_w,
+                    f.ramp_probability
                 ])?;
             }
             Ok(())
@@ -68,7 +71,7 @@ impl Reader {
     ) -> Result<Vec<(DeviceId, TimestampMs)>, StoreError> {
         self.rows(
             "list unsettled forecasts",
-            "SELECT device_id, target_ms FROM forecast JOIN device USING (device_no)
+            "SELECT DISTINCT device_id, target_ms FROM forecast JOIN device USING (device_no)
              WHERE settled = 0 AND target_ms <= ?1 ORDER BY target_ms LIMIT ?2",
             params![until.0, limit as i64],
             |r| {
@@ -80,43 +83,43 @@ impl Reader {
         )
     }
 
-    /// The newest forecast of each device, by name.
+    /// The newest forecast of each device and horizon, by name and minutes ahead.
     pub fn latest_forecasts(&self) -> Result<Vec<ForecastRow>, StoreError> {
         let query = format!(
             "SELECT {COLUMNS}, max(issued_ms) FROM forecast JOIN device USING (device_no)
-             WHERE target_ms > (SELECT max(target_ms) FROM forecast) - 86400000
-             GROUP BY device_no ORDER BY device_id"
+             WHERE target_ms > (SELECT max(target_ms) FROM forecast) - ?1
+             GROUP BY device_no, horizon_min ORDER BY device_id, horizon_min"
         );
-        self.rows("read the latest forecasts", &query, [], forecast)
+        self.rows("read the latest forecasts", &query, [NEWEST_MS], forecast)
     }
 
-    /// How the forecasts with `from <= target < to` did against what was measured.
+    /// How the forecasts with `from <= target < to` did against what was measured, by horizon.
     pub fn live_accuracy(
         &self,
         from: TimestampMs,
         to: TimestampMs,
-    ) -> Result<LiveAccuracy, StoreError> {
-        self.conn
-            .query_row(
-                "SELECT count(*), coalesce(avg(abs(power_w - actual_w)), 0),
-                        coalesce(avg(abs(smart_w - actual_w)), 0),
-                        coalesce(avg(abs(naive_w - actual_w)), 0),
-                        avg(CASE WHEN p10_w IS NOT NULL THEN actual_w BETWEEN p10_w AND p90_w END)
-                 FROM forecast
-                 WHERE actual_w IS NOT NULL AND (actual_w > 0 OR power_w > 0)
-                   AND target_ms >= ?1 AND target_ms < ?2",
-                params![from.0, to.0],
-                |r| {
-                    Ok(LiveAccuracy {
-                        settled: r.get(0)?,
-                        mae_w: r.get(1)?,
-                        smart_mae_w: r.get(2)?,
-                        naive_mae_w: r.get(3)?,
-                        coverage: r.get(4)?,
-                    })
-                },
-            )
-            .map_err(sql("score the published forecasts"))
+    ) -> Result<Vec<LiveAccuracy>, StoreError> {
+        self.rows(
+            "score the published forecasts",
+            "SELECT horizon_min, count(*), avg(abs(power_w - actual_w)),
+                    avg(abs(smart_w - actual_w)), avg(abs(naive_w - actual_w)),
+                    avg(CASE WHEN p10_w IS NOT NULL THEN actual_w BETWEEN p10_w AND p90_w END)
+             FROM forecast
+             WHERE actual_w IS NOT NULL AND (actual_w > 0 OR power_w > 0)
+               AND target_ms >= ?1 AND target_ms < ?2
+             GROUP BY horizon_min ORDER BY horizon_min",
+            params![from.0, to.0],
+            |r| {
+                Ok(LiveAccuracy {
+                    horizon_min: r.get(0)?,
+                    settled: r.get(1)?,
+                    mae_w: r.get(2)?,
+                    smart_mae_w: r.get(3)?,
+                    naive_mae_w: r.get(4)?,
+                    coverage: r.get(5)?,
+                })
+            },
+        )
     }
 }
 
@@ -134,5 +137,6 @@ fn forecast(r: &Row<'_>) -> rusqlite::Result<ForecastRow> {
         model_version: r.get(9)?,
         source: r.get(10)?,
         actual_w: r.get(11)?,
+        ramp_probability: r.get(12)?,
     })
 }

@@ -92,6 +92,16 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (topic, reason)
     ) WITHOUT ROWID;
     ",
+    // 4: which version was live when (a version may be deleted; that it was live stays), and warnings
+    // beside forecasts.
+    "
+    CREATE TABLE model_life (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        version INTEGER NOT NULL, from_ms INTEGER NOT NULL, to_ms INTEGER, why TEXT NOT NULL,
+        back_to INTEGER
+    );
+    ALTER TABLE forecast ADD COLUMN ramp_probability REAL;
+    ",
 ];
 
 /// The newest schema this binary knows.

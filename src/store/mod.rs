@@ -29,13 +29,14 @@ pub mod space;
 mod writer;
 
 pub use migrations::SCHEMA_VERSION;
+pub use models::ModelMove;
 pub use open::StoreLock;
 pub use quarantine::{OTHER_TOPICS, QuarantineRow, SAMPLE_BYTES, TOPIC_BYTES, TopicRejects};
 pub use read::{NamedSample, Reader, Samples};
 pub use retention::Removed;
 pub use rows::{
-    EventRow, ForecastRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount, RunOutcome,
-    RunRow, Sample, StoreTotals,
+    EventRow, ForecastRow, LifeRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount,
+    RunOutcome, RunRow, Sample, StoreTotals,
 };
 pub use writer::{
     AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store, Writer, WriterGauges,

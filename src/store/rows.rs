@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TopicRejects;
 use crate::reading::{DeviceId, TimestampMs, Values};
+use crate::registry::{Move, Refusal, State};
 
 /// One stored measurement as the learner reads it; `device_no` indexes the store's devices.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,11 +44,18 @@ pub struct ForecastRow {
     pub source: String,
     /// What was measured, W, once it was.
     pub actual_w: Option<f64>,
+    /// How likely power was to fall by more than a fifth of capacity before then; none where no
+    /// warning with skill was live.
+    #[serde(default)]
+    pub ramp_probability: Option<f64>,
 }
 
 /// How well the forecasts of a period did, over daylight rows (actual or forecast above zero).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LiveAccuracy {
+    /// Minutes ahead.
+    #[serde(default)]
+    pub horizon_min: u32,
     /// Forecasts whose actual value arrived.
     pub settled: i64,
     /// Mean absolute error of what was published, W.
@@ -182,7 +190,7 @@ pub struct NewModel {
 pub struct ModelRow {
     /// Its number; later is higher.
     pub version: i64,
-    /// `candidate`, `live`, `retired` or `rejected`.
+    /// `candidate`, `live`, `retired`, `rejected` or `damaged`.
     pub state: String,
     /// When it was made.
     pub created: TimestampMs,
@@ -196,6 +204,32 @@ pub struct ModelRow {
     pub metrics: serde_json::Value,
     /// Size, bytes.
     pub size: i64,
+}
+
+impl ModelRow {
+    /// Whether this move is legal for it.
+    pub fn check(&self, step: Move) -> Result<State, Refusal> {
+        let version = self.version;
+        let state = State::parse(&self.state).ok_or(Refusal::Unknown { version })?;
+        state.after(step).ok_or(Refusal::Illegal {
+            version,
+            state,
+            step,
+        })
+    }
+}
+
+/// A time during which one version was live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LifeRow {
+    /// The version; it may no longer be kept.
+    pub version: i64,
+    /// From when.
+    pub from: TimestampMs,
+    /// Until when; none while it is live.
+    pub to: Option<TimestampMs>,
+    /// Why it went live, in one sentence.
+    pub why: String,
 }
 
 /// How often messages were refused for one reason.

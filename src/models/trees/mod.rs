@@ -10,7 +10,7 @@ mod histogram;
 mod learner;
 mod loss;
 mod params;
-mod rng;
+pub(super) mod rng;
 mod rounds;
 mod scan;
 #[cfg(test)]
