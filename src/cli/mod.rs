@@ -300,6 +300,9 @@ fn find(path: Option<&Path>) -> Config {
     })
 }
 
+/// What still reads or writes at the end gets this long.
+const BLOCKING_GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // One thread for everything that waits; what computes has threads or processes of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -307,7 +310,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .build()?;
     let done = runtime.block_on(work);
     // A snapshot in the making must not hold up the end; half of one is cleared away by the next.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(BLOCKING_GRACE);
     done
 }
 

@@ -134,8 +134,8 @@ where
         // The check after a power cut may take longer than a service manager would wait.
         let starting = async {
             loop {
-                (self.tell)(Word::Starting);
                 tokio::time::sleep(EXTEND_EVERY).await;
+                (self.tell)(Word::Starting);
             }
         };
         let daemon = tokio::select! {
