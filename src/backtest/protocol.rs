@@ -237,13 +237,13 @@ pub(super) fn split(recorded: &mut Recorded) -> Result<Option<Judged>, LearnErro
 
 /// How the ramp warning did; `None` further ahead than it reaches or with too little to learn from.
 fn warning(recorded: &Recorded, train: &[Matrix], test: &[Matrix]) -> Option<RampResult> {
-    let start_s = cpu_s();
+    let start_s = cpu_s(ClockId::ProcessCPUTime);
     let mut learner = RampLearner::new(SEED);
     for (number, day) in (0..).zip(train) {
         learner.learn(number, day, recorded.plan.horizon_min());
     }
     let warning = learner.warning(&recorded.plan, TimestampMs::default())?;
-    let train_cpu_s = cpu_s() - start_s;
+    let train_cpu_s = cpu_s(ClockId::ProcessCPUTime) - start_s;
     let mut brier = Brier::default();
     test.iter().for_each(|day| brier.judge(day, &warning));
     Some(RampResult {
