@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -12,15 +12,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in ["man", "completions"] {
         std::fs::create_dir_all(folder.join(name))?;
     }
-    let command = nightwatt::cli::Cli::command();
+    let command = shipped();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(
-            shell,
-            &mut command.clone(),
-            "nightwatt",
-            folder.join("completions"),
-        )?;
+        let folder = folder.join("completions");
+        generate_to(shell, &mut command.clone(), "nightwatt", folder)?;
     }
     clap_mangen::generate_to(command.disable_help_subcommand(true), folder.join("man"))?;
     Ok(())
+}
+
+/// The command line of the shipped binary: without the demo and without what only the daemon calls.
+fn shipped() -> Command {
+    let built = nightwatt::cli::Cli::command();
+    let about = built.get_about().cloned().unwrap_or_default();
+    Command::new("nightwatt")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .subcommand_required(true)
+        .args(built.get_arguments().cloned())
+        .subcommands(
+            built
+                .get_subcommands()
+                .filter(|c| !c.is_hide_set() && c.get_name() != "demo")
+                .cloned(),
+        )
 }

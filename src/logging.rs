@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::fd::AsFd;
 
 use chrono::{SecondsFormat, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -109,16 +109,15 @@ impl Said {
     }
 
     fn json(self, line: &mut String, time: Option<String>, level: Level) {
-        let mut object = Map::new();
-        if let Some(time) = time {
-            object.insert("time".into(), time.into());
+        let first = time.map(|time| ("time", Value::from(time)));
+        let level = ("level", level.as_str().to_lowercase().into());
+        let said = [level, ("message", self.message.into())];
+        line.push('{');
+        for (i, (key, value)) in first.into_iter().chain(said).chain(self.fields).enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            let _ = write!(line, "{comma}{}:{value}", Value::from(key));
         }
-        object.insert("level".into(), level.as_str().to_lowercase().into());
-        object.insert("message".into(), self.message.into());
-        for (key, value) in self.fields {
-            object.insert(key.into(), value);
-        }
-        let _ = write!(line, "{}", Value::Object(object));
+        line.push('}');
     }
 
     fn take(&mut self, field: &Field, value: Value) {
