@@ -152,7 +152,7 @@ fn put_history(station: &Station) {
 
 /// Trains, and gives the mode of the run and the bytes of its model.
 fn trained(station: &Station, words: &[&str]) -> (String, Vec<u8>) {
-    let out = station.run(words);
+    let out = station.run(&[words, &["--force"]].concat());
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(
         out.status.success(),
