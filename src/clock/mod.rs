@@ -52,7 +52,7 @@ impl Clock for SystemClock {
 
     fn running_ms(&self) -> i64 {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        t.tv_sec * 1000 + i64::from(t.tv_nsec) / 1_000_000
+        t.tv_sec * 1000 + t.tv_nsec / 1_000_000
     }
 
     /// adjtimex would say it best, but a service with ProtectClock may not call it, so the files speak:

@@ -244,7 +244,7 @@ pub fn decide(policy: &Policy, log: &Log, at: Moment) -> Step {
         Some(last) if last.failed + last.cut_short >= TRIES => Step::Wait,
         Some(last) => {
             // After a power cut the settling is wait enough.
-            let waits = BACK_OFF_MS.iter().take(last.failed as usize);
+            let waits = &BACK_OFF_MS[..(last.failed as usize).min(BACK_OFF_MS.len())];
             let rested = at.rested_ms >= waits.last().copied().unwrap_or(0);
             if rested && may_be_late(last.nominal) {
                 run(policy, log, Some(last.nominal), Reason::Retry, now)
