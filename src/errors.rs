@@ -2,17 +2,22 @@
 
 /// The error and what caused it, each said once.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    causes(error).join(": ")
+}
+
+/// [`chain`], each cause for itself.
+pub fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    let mut said = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(c) = cause {
         let next = c.to_string();
         // Many libraries repeat their cause in their own message.
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
+        if !said.iter().any(|s| s.contains(&next)) {
+            said.push(next);
         }
         cause = c.source();
     }
-    text
+    said
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod logging;
 pub mod models;
 pub mod mqtt;
 pub mod night;
+pub mod quality;
 pub mod rate;
 pub mod reading;
 pub mod registry;

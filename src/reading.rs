@@ -196,7 +196,12 @@ pub struct Reading {
 impl Reading {
     /// False where the time is known to be wrong: kept, but nothing to learn or forecast from.
     pub fn can_be_learnt_from(&self) -> bool {
-        self.clock_trusted && self.time_source != TimeSource::Implausible
+        match self.time_source {
+            // The device's own time does not depend on our clock.
+            TimeSource::Device => true,
+            TimeSource::Received => self.clock_trusted,
+            TimeSource::Implausible => false,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One training run from its row in the run log to its outcome: a child process learns, the gate has decided, the writer registers.
+//! Training: a child process learns, the gate has decided, the writer registers. `run` is one run from its row in the log to its outcome.
 //!
 //! The child is this same binary (`nightwatt trainer`): it reads the job from standard input and the
 //! database read-only, and answers on standard output with the night's report, the model in it.
@@ -6,25 +6,28 @@
 
 mod cache;
 mod register;
+mod run;
 
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::features::FeatureSet;
 use crate::models::bundle::{Bundle, Kind};
 use crate::night::{self, Cache, Mode, NightParams, NightReport};
+use crate::quality::{Check, Quality};
 use crate::reading::TimestampMs;
-use crate::schedule::Due;
-use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
+use crate::store::{FailureKind, NamedSample, Reader, StoreError};
+
+pub use run::{Asked, NewData, Preview, RunEnd, Station, Trigger, preview, train};
 
 const DAY_MS: i64 = 86_400_000;
 /// A child that answers more than this is not ours.
@@ -32,43 +35,6 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 const NICE: i32 = 15;
 /// The same data gives the same model.
 const SEED: u64 = 1;
-
-/// Why a run takes place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// The schedule.
-    Scheduled(Due),
-    /// Somebody asked, for a mode of their own perhaps.
-    Manual(Option<Mode>),
-}
-
-/// What a run works with.
-#[derive(Clone)]
-pub struct Station {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// The writer.
-    pub store: Store,
-    /// Wall-clock time.
-    pub clock: Arc<dyn Clock>,
-    /// This program, for the child.
-    pub program: PathBuf,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunEnd {
-    /// Its number.
-    pub run_id: i64,
-    /// Its outcome.
-    pub outcome: RunOutcome,
-    /// Why, in one sentence.
-    pub reason: String,
-    /// The version that is live now, where the outcome is `promoted`.
-    pub promoted: Option<i64>,
-    /// Everything measured.
-    pub report: Option<Report>,
-}
 
 /// Everything a run measured, as the run log keeps it; the child's answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,9 +80,23 @@ pub enum TrainerError {
     #[error("the trainer ended with {status}: {said}")]
     Ended {
         /// Exit status or signal.
-        status: String,
+        status: ExitStatus,
         /// The last it said.
         said: String,
+    },
+    /// It asked for more memory than it may have.
+    #[error("the trainer needed more memory than training.max_memory_mb = {max_memory_mb} allows")]
+    Memory {
+        /// What it may have, MB.
+        max_memory_mb: u32,
+    },
+    /// It could not do the night.
+    #[error("{}", .causes.join(": "))]
+    Refused {
+        /// What it said, the cause of each after it.
+        causes: Vec<String>,
+        /// Whether that may be otherwise another time.
+        kind: FailureKind,
     },
     /// Its answer is not one.
     #[error("the trainer's answer cannot be read: {0}")]
@@ -132,6 +112,52 @@ pub enum TrainerError {
     Night(#[from] night::NightError),
 }
 
+impl TrainerError {
+    /// Whether the same may succeed another time.
+    fn kind(&self) -> FailureKind {
+        match self {
+            TrainerError::Process { .. } | TrainerError::Cancelled | TrainerError::Store(_) => {
+                FailureKind::Transient
+            }
+            TrainerError::Refused { kind, .. } => *kind,
+            TrainerError::Night(night::NightError::Rows(_)) => FailureKind::Transient,
+            // Who is killed may have been in the way of something else; who aborts will again.
+            TrainerError::Ended { status, .. } if status.signal().is_some_and(|s| s != ABORTED) => {
+                FailureKind::Transient
+            }
+            TrainerError::Ended { .. }
+            | TrainerError::Memory { .. }
+            | TrainerError::Answer(_)
+            | TrainerError::Night(_) => FailureKind::Permanent,
+        }
+    }
+}
+
+/// SIGABRT: how a process ends that could not allocate.
+const ABORTED: i32 = 6;
+
+/// What the child answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Learned(Box<Learned>),
+    Refused {
+        causes: Vec<String>,
+        kind: FailureKind,
+    },
+}
+
+/// A night and what was seen on the way.
+#[derive(Debug, Serialize, Deserialize)]
+struct Learned {
+    report: Report,
+    quality: Quality,
+    /// Reading rows from the store, ms.
+    read_ms: u64,
+    /// Features, learning, scores and gate, ms.
+    learn_ms: u64,
+}
+
 /// What the child is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Job {
@@ -144,70 +170,23 @@ struct Job {
     late_since: TimestampMs,
     /// The version that candidates are judged beside.
     live: Option<i64>,
+    /// The quality of readings since then is checked.
+    new_since: TimestampMs,
+    max_memory_mb: u32,
     /// One for each horizon.
     nights: Vec<NightParams>,
 }
 
-/// Runs one night and logs it; the error is that of the log itself. `cancel` ends the child.
-pub async fn train(
-    station: &Station,
-    trigger: Trigger,
-    cancel: impl Future<Output = ()>,
-) -> Result<RunEnd, StoreError> {
-    let store = &station.store;
-    let started = station.clock.now();
-    let asked = match trigger {
-        Trigger::Manual(asked) => asked,
-        Trigger::Scheduled(_) => None,
-    };
-    let (word, nominal) = match trigger {
-        Trigger::Manual(_) => ("manual", None),
-        Trigger::Scheduled(due) if due.catch_up => ("catch_up", Some(due.nominal)),
-        Trigger::Scheduled(due) => ("schedule", Some(due.nominal)),
-    };
-    let run = NewRun {
-        kind: "training",
-        mode: asked.unwrap_or(station.config.training.mode).to_string(),
-        trigger: word,
-        nominal,
-        started,
-    };
-    let run_id = store.start_run(run).await?;
-    let live = Reader::open(&station.config.store.path)?.live_version()?;
-    let job = job(&station.config, started, asked, live);
-    let answer = in_child(&station.program, &job, cancel).await;
-    let end = match answer.and_then(|report| register::judged(run_id, report)) {
-        Ok(judged) => register::conclude(station, run_id, started, live, judged).await?,
-        Err(error) => RunEnd {
-            run_id,
-            outcome: RunOutcome::Failed,
-            reason: crate::errors::chain(&error),
-            promoted: None,
-            report: None,
-        },
-    };
-    let report = end
-        .report
-        .as_ref()
-        .and_then(|r| serde_json::to_value(r).ok());
-    // In full where any of its nights was.
-    let modes = end.report.iter().flat_map(|r| &r.horizons).map(|n| n.mode);
-    let full = modes.clone().any(|mode| mode == Mode::Full);
-    let mode = modes
-        .last()
-        .map(|m| if full { Mode::Full } else { m }.to_string());
-    let ended = station.clock.now();
-    store
-        .end_run(run_id, ended, mode, end.outcome, end.reason.clone(), report)
-        .await?;
-    Ok(end)
-}
-
-/// Asked for in full, a night starts from the readings themselves; where the schedule asks for it,
-/// from the rows of the cache.
-fn job(config: &Config, now: TimestampMs, asked: Option<Mode>, live: Option<i64>) -> Job {
-    let days_ago = |days: u32| now.plus_ms(-i64::from(days) * DAY_MS);
-    let from = days_ago(config.training.lookback_days);
+/// Asked for in full, a night starts from the readings themselves; else from the rows of the cache.
+fn job(
+    config: &Config,
+    now: TimestampMs,
+    asked: Option<Mode>,
+    live: Option<i64>,
+    new_since: Option<TimestampMs>,
+) -> Job {
+    let training = &config.training;
+    let from = lookback(config, now);
     let night = night_params(config);
     let horizons = config.training.horizon_min.iter();
     Job {
@@ -215,8 +194,10 @@ fn job(config: &Config, now: TimestampMs, asked: Option<Mode>, live: Option<i64>
         rebuild: asked == Some(Mode::Full),
         from,
         to: now,
-        late_since: days_ago(config.mqtt.max_age_days + 1),
+        late_since: now.plus_ms(-i64::from(config.mqtt.max_age_days + 1) * DAY_MS),
         live,
+        new_since: new_since.unwrap_or(from),
+        max_memory_mb: training.max_memory_mb,
         nights: horizons
             .map(|horizon_min| NightParams {
                 horizon_min,
@@ -226,6 +207,10 @@ fn job(config: &Config, now: TimestampMs, asked: Option<Mode>, live: Option<i64>
             })
             .collect(),
     }
+}
+
+fn lookback(config: &Config, now: TimestampMs) -> TimestampMs {
+    now.plus_ms(-i64::from(config.training.lookback_days) * DAY_MS)
 }
 
 /// The night's parameters, as the configuration has them, for its first horizon.
@@ -251,7 +236,7 @@ async fn in_child(
     program: &Path,
     job: &Job,
     cancel: impl Future<Output = ()>,
-) -> Result<Report, TrainerError> {
+) -> Result<Learned, TrainerError> {
     let failed = |action| {
         let program = program.to_owned();
         move |source| TrainerError::Process {
@@ -289,20 +274,25 @@ async fn in_child(
         a.and(b).map_err(failed("listen to"))?;
         let status = child.wait().await.map_err(failed("wait for"))?;
         if status.success() {
-            return serde_json::from_slice(&answer)
-                .map_err(|e| TrainerError::Answer(e.to_string()));
+            return match serde_json::from_slice(&answer) {
+                Ok(Answer::Learned(learned)) => Ok(*learned),
+                Ok(Answer::Refused { causes, kind }) => Err(TrainerError::Refused { causes, kind }),
+                Err(error) => Err(TrainerError::Answer(error.to_string())),
+            };
         }
         let said = String::from_utf8_lossy(&said);
+        if status.signal() == Some(ABORTED) && said.contains("memory allocation of") {
+            return Err(TrainerError::Memory {
+                max_memory_mb: job.max_memory_mb,
+            });
+        }
         let said = said
             .trim()
             .lines()
             .last()
             .unwrap_or("nothing was said")
             .to_owned();
-        Err(TrainerError::Ended {
-            status: status.to_string(),
-            said,
-        })
+        Err(TrainerError::Ended { status, said })
     };
     tokio::select! {
         () = cancel => Err(TrainerError::Cancelled),
@@ -318,12 +308,20 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), Trainer
     input.read_to_end(&mut text).map_err(io)?;
     let job: Job =
         serde_json::from_slice(&text).map_err(|e| TrainerError::Answer(e.to_string()))?;
-    let report = learn(&job)?;
-    serde_json::to_writer(&mut output, &report).map_err(|e| TrainerError::Answer(e.to_string()))?;
+    limit_memory(job.max_memory_mb);
+    let answer = match learn(&job) {
+        Ok(learned) => Answer::Learned(Box::new(learned)),
+        Err(error) => Answer::Refused {
+            causes: crate::errors::causes(&error),
+            kind: error.kind(),
+        },
+    };
+    serde_json::to_writer(&mut output, &answer).map_err(|e| TrainerError::Answer(e.to_string()))?;
     output.flush().map_err(io)
 }
 
-fn learn(job: &Job) -> Result<Report, TrainerError> {
+fn learn(job: &Job) -> Result<Learned, TrainerError> {
+    let began = Instant::now();
     let reader = Reader::open(&job.db)?;
     let live = job.live.map(|version| reader.model_bytes(version));
     // A damaged live model is no reason not to train its successor.
@@ -332,12 +330,27 @@ fn learn(job: &Job) -> Result<Report, TrainerError> {
         .flatten()
         .and_then(|bytes| Bundle::from_bytes(&bytes).ok())
         .unwrap_or_default();
-    let horizons = job
-        .nights
-        .iter()
-        .map(|night| horizon(job, &reader, &live, night))
-        .collect::<Result<_, _>>()?;
-    Ok(Report { horizons })
+    let (mut horizons, mut read) = (Vec::new(), Duration::ZERO);
+    // Every horizon reads the same readings: one look at their quality is enough.
+    let mut check = Some(Check::default());
+    let mut quality = Quality::default();
+    for params in &job.nights {
+        let mut looked = Looked {
+            new_since: job.new_since,
+            check: check.take(),
+            read: Duration::ZERO,
+        };
+        horizons.push(horizon(job, &reader, &live, params, &mut looked)?);
+        read += looked.read;
+        quality = looked.check.map_or(quality, Check::finish);
+    }
+    let read_ms = read.as_millis() as u64;
+    Ok(Learned {
+        report: Report { horizons },
+        quality,
+        read_ms,
+        learn_ms: (began.elapsed().as_millis() as u64).saturating_sub(read_ms),
+    })
 }
 
 /// The night of one horizon, from its own cache and into it.
@@ -346,6 +359,7 @@ fn horizon(
     reader: &Reader,
     live: &Bundle,
     params: &NightParams,
+    looked: &mut Looked,
 ) -> Result<NightReport, TrainerError> {
     let file = cache::path(&job.db, params.horizon_min);
     let mut cache = match job.rebuild {
@@ -357,7 +371,8 @@ fn horizon(
     }
     let cache = cache.filter(|cache| !cache.is_stale());
     let from = cache.as_ref().map_or(job.from, Cache::needs_from);
-    let rows = reader.named_samples(from, job.to)?;
+    let mut rows = reader.named_samples(from, job.to)?;
+    let rows = std::iter::from_fn(|| looked.at(|| rows.next()));
     let live = night::Live {
         power: live.power.get(&params.horizon_min),
         ramp: live.ramp.get(&params.horizon_min),
@@ -372,7 +387,32 @@ fn horizon(
     Ok(night.report)
 }
 
-/// The intake comes first: run when nothing else wants to, and not longer than the parent.
+/// A look at rows on their way to the learner: timed, the new ones checked.
+struct Looked {
+    new_since: TimestampMs,
+    check: Option<Check>,
+    read: Duration,
+}
+
+impl Looked {
+    fn at(
+        &mut self,
+        next: impl FnOnce() -> Option<Result<NamedSample, StoreError>>,
+    ) -> Option<Result<NamedSample, StoreError>> {
+        let began = Instant::now();
+        let row = next();
+        if let (Some(Ok((device, ts, values))), Some(check)) = (&row, &mut self.check)
+            && *ts >= self.new_since
+        {
+            check.push(device, *ts, values);
+        }
+        self.read += began.elapsed();
+        row
+    }
+}
+
+/// The intake comes first: run when nothing else wants to, not longer than the parent, and be the first
+/// to go where memory runs out.
 fn lower_priority() {
     if let Err(error) = rustix::process::nice(NICE) {
         tracing::debug!(%error, "the priority stays as it is");
@@ -381,6 +421,25 @@ fn lower_priority() {
     if let Err(error) = rustix::process::set_parent_process_death_signal(kill) {
         tracing::debug!(%error, "an orphaned trainer will finish by itself");
     }
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "1000") {
+        tracing::debug!(%error, "memory that runs out may hit others first");
+    }
+}
+
+/// Bounds what this process may allocate; beyond it an allocation fails and ends the process.
+///
+/// RLIMIT_DATA counts private writable memory, however it was asked for (Linux 4.7), and not what is
+/// only mapped, as RLIMIT_AS would.
+fn limit_memory(max_memory_mb: u32) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let bytes = Some(u64::from(max_memory_mb) * 1_000_000);
+    let limit = Rlimit {
+        current: bytes,
+        maximum: bytes,
+    };
+    if let Err(error) = setrlimit(Resource::Data, limit) {
+        tracing::debug!(%error, "the trainer's memory is not limited");
+    }
 }
 
 #[cfg(test)]
@@ -388,14 +447,21 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A trainer that does what `script` says instead of learning.
-    async fn with(script: &str, cancel: impl Future<Output = ()>) -> Result<Report, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("trainer");
+    fn any_job() -> Job {
+        job(&Config::default(), TimestampMs(0), None, None, None)
+    }
+
+    fn program(dir: &Path, script: &str) -> PathBuf {
+        let program = dir.join("trainer");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let job = job(&Config::default(), TimestampMs(0), None, None);
-        in_child(&program, &job, cancel)
+        program
+    }
+
+    /// A trainer that does what `script` says instead of learning.
+    async fn with(script: &str, cancel: impl Future<Output = ()>) -> Result<Learned, String> {
+        let dir = tempfile::tempdir().unwrap();
+        in_child(&program(dir.path(), script), &any_job(), cancel)
             .await
             .map_err(|e| crate::errors::chain(&e))
     }
@@ -415,9 +481,38 @@ mod tests {
             .await
             .unwrap_err();
         assert!(babbled.contains("answer"), "{babbled}");
-        let job = job(&Config::default(), TimestampMs(0), None, None);
+        let job = any_job();
         let missing = in_child(Path::new("/nowhere"), &job, never());
         assert!(missing.await.unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[tokio::test]
+    async fn what_may_succeed_another_time_is_told_from_what_will_not() {
+        let kind = async |script: &str| {
+            let never = std::future::pending::<()>();
+            let dir = tempfile::tempdir().unwrap();
+            let error = in_child(&program(dir.path(), script), &any_job(), never).await;
+            error.unwrap_err().kind()
+        };
+        let read = "cat >/dev/null;";
+        for (script, wanted) in [
+            ("kill -9 $$", FailureKind::Transient),
+            ("kill -6 $$", FailureKind::Permanent),
+            ("exit 1", FailureKind::Permanent),
+            ("echo hello", FailureKind::Permanent),
+            (
+                r#"echo '{"refused":{"causes":["disk"],"kind":"transient"}}'"#,
+                FailureKind::Transient,
+            ),
+        ] {
+            assert_eq!(kind(&format!("{read} {script}")).await, wanted, "{script}");
+        }
+        let memory = with(
+            "cat >/dev/null; echo memory allocation of 9 bytes failed >&2; kill -6 $$",
+            std::future::pending::<()>(),
+        );
+        let said = memory.await.unwrap_err();
+        assert!(said.contains("max_memory_mb = 512"), "{said}");
     }
 
     #[tokio::test]

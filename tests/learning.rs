@@ -72,7 +72,7 @@ fn a_night_ends_with_an_outcome_and_forecasts_are_published_and_kept() {
     assert_eq!(station.query::<String>("SELECT state FROM model"), state);
     // A second night has a live model to judge beside, if the first was promoted.
     if state == "live" {
-        station.run(&["train"]);
+        station.run(&["train", "--force"]);
         let second = wait_for("the second night's outcome", 120, || {
             let out = station.run(&["runs", "show", "2", "--json"]);
             let run: serde_json::Value = serde_json::from_slice(&out.stdout).ok()?;
@@ -158,7 +158,7 @@ fn put_history(station: &Station) {
 
 /// Trains, and gives the mode of the run and the bytes of its model.
 fn trained(station: &Station, words: &[&str]) -> (String, Vec<u8>) {
-    let out = station.run(words);
+    let out = station.run(&[words, &["--force"]].concat());
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(
         out.status.success(),
@@ -199,10 +199,10 @@ fn two_processes_make_the_same_model_and_later_nights_go_on_from_the_cache() {
 fn a_night_missed_while_off_is_caught_up_once() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
-    // Two hours from now, so that the latest occurrence was 22 hours ago whenever this runs.
-    let hour = chrono::Utc::now() + chrono::Duration::hours(2);
+    // Half a day from now, so that the latest occurrence was half a day ago whenever this runs.
+    let hour = chrono::Utc::now() + chrono::Duration::hours(12);
     let schedule = format!(
-        "[site]\ntimezone = \"UTC\"\n[training]\nschedule = \"0 {} * * *\"",
+        "[site]\ntimezone = \"UTC\"\n[training]\ncatch_up_delay_min = 0\nschedule = \"0 {} * * *\"",
         hour.format("%-H")
     );
     let mut station = Station::new(&broker.url(), &schedule);

@@ -4,6 +4,7 @@ mod doctor;
 mod models;
 mod quarantine;
 mod run;
+mod runs;
 mod show;
 mod snapshot;
 pub(crate) mod tables;
@@ -120,6 +121,12 @@ struct TrainArgs {
     /// Instead of the configured mode; "full" reads everything again
     #[arg(long, value_enum)]
     mode: Option<Mode>,
+    /// However few days are new
+    #[arg(long)]
+    force: bool,
+    /// Only say what would be learned from, and whether it would be
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -128,6 +135,12 @@ struct TrainArgs {
 struct RunsArgs {
     #[command(subcommand)]
     verb: Option<RunsVerb>,
+    /// Only runs of one kind: training, housekeeping, snapshot, update
+    #[arg(long)]
+    kind: Option<String>,
+    /// How many, the newest first
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    limit: usize,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -136,6 +149,11 @@ struct RunsArgs {
 enum RunsVerb {
     /// Everything that was measured in one run
     Show {
+        /// The run's number
+        run_id: i64,
+    },
+    /// Take a run out of the log
+    Delete {
         /// The run's number
         run_id: i64,
     },
@@ -240,10 +258,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::CheckConfig => run::check_config(&config()?),
         Verb::Topics(args) => topics::topics(&config()?, args),
         Verb::Status(args) => show::show_status(&places(), args.json),
-        Verb::Train(args) => train::train(config()?, args.mode, args.json.json),
+        Verb::Train(args) => train::train(config()?, args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
         Verb::Quarantine(args) => quarantine::quarantine(&places(), args),
-        Verb::Runs(args) => show::runs(&places(), args),
+        Verb::Runs(args) => runs::runs(&places(), args),
         Verb::Models(args) => models::models(&places(), args),
         Verb::Forecast(args) => show::forecast(&places(), args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),

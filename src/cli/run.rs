@@ -32,7 +32,7 @@ pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
     };
     let counts = block_on(async { service.run(config).await.map_err(Failure::from) })?;
     // A failure, so that every service manager starts it again.
-    Ok(if counts.damaged {
+    Ok(if counts.damaged || counts.broken {
         Exit::Failed
     } else {
         Exit::Done

@@ -1,8 +1,8 @@
-//! The commands that only show: `status`, `runs`, `forecast`.
+//! The commands that only show: `status`, `forecast`.
 
 use hyper::Method;
 
-use super::{Exit, Failure, ForecastArgs, Outcome, RunsArgs, RunsVerb};
+use super::{Exit, Failure, ForecastArgs, Outcome};
 use super::{block_on, tables};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::Config;
@@ -44,34 +44,6 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
         print!("{}", status::render(&status));
     }
     Ok(exit)
-}
-
-pub(super) fn runs(config: &Config, args: RunsArgs) -> Outcome {
-    let reader = Reader::open(&config.store.path)?;
-    match args.verb {
-        Some(RunsVerb::Show { run_id }) => {
-            let run = reader.run(run_id)?.ok_or_else(|| {
-                Failure(
-                    Exit::Failed,
-                    format!("there is no run {run_id}; `nightwatt runs` lists them"),
-                )
-            })?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&run)?);
-            } else {
-                print!("{}", tables::run(&run));
-            }
-        }
-        None => {
-            let runs = reader.runs(30)?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&runs)?);
-            } else {
-                print!("{}", tables::runs(&runs));
-            }
-        }
-    }
-    Ok(Exit::Done)
 }
 
 pub(super) fn forecast(config: &Config, args: ForecastArgs) -> Outcome {

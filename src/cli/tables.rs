@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use crate::models::bundle::Kind;
 use crate::models::ramp::BrierScore;
 use crate::night::NightReport;
+use crate::quality::Quality;
 use crate::reading::TimestampMs;
 use crate::status::clip;
-use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow};
-use crate::trainer::{Contents, Report};
+use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow, RunSummary};
+use crate::trainer::{Contents, Preview, Report};
 
 /// The scores of a night: every forecaster on the same held-back days.
 fn night(report: &NightReport) -> String {
@@ -72,21 +73,56 @@ pub(crate) fn runs(runs: &[RunRow]) -> String {
         return "no run yet\n".into();
     }
     let mut out = format!(
-        "{:>5} {:<17} {:<9} {:<9} reason\n",
-        "run", "started (UTC)", "trigger", "outcome"
+        "{:>5} {:<16} {:<12} {:<8} {:>7} reason\n",
+        "run", "started (UTC)", "what", "outcome", "took"
     );
     for r in runs {
         let outcome = r.outcome.map_or("running", RunOutcome::as_str);
-        let reason = clip(r.reason.as_deref().unwrap_or(""), 36);
+        let reason = clip(r.reason.as_deref().unwrap_or(""), 27);
+        // Of a night it says more why it took place.
+        let what = if r.kind == "training" {
+            &r.trigger
+        } else {
+            &r.kind
+        };
         let _ = writeln!(
             out,
-            "{:>5} {:<17} {:<9} {outcome:<9} {reason}",
+            "{:>5} {:<16} {:<12} {outcome:<8} {:>7} {reason}",
             r.run_id,
             minute(r.started),
-            r.trigger
+            clip(what, 12),
+            took(r)
         );
     }
     out
+}
+
+/// How the runs of one kind went.
+pub(crate) fn run_summary(kind: &str, days: i64, s: &RunSummary) -> String {
+    let Some(success) = s.success() else {
+        return format!(
+            "{days} days: {} {kind} runs skipped, none other\n",
+            s.skipped
+        );
+    };
+    let mut out = format!(
+        "{days} days: {:.0} % of {} {kind} runs succeeded ({} promoted, {} kept), {} skipped",
+        success * 100.0,
+        s.promoted + s.kept + s.failed,
+        s.promoted,
+        s.kept,
+        s.skipped
+    );
+    if let Some(mean_s) = s.mean_s {
+        let _ = write!(out, "\n         {mean_s:.1} s on average");
+    }
+    out + "\n"
+}
+
+fn took(r: &RunRow) -> String {
+    r.ended.map_or("-".into(), |ended| {
+        format!("{:.1} s", (ended.0 - r.started.0).max(0) as f64 / 1000.0)
+    })
 }
 
 /// One run with everything it measured.
@@ -94,15 +130,82 @@ pub(crate) fn run(r: &RunRow) -> String {
     let outcome = r.outcome.map_or("running", RunOutcome::as_str);
     let reason = r.reason.as_deref().unwrap_or("");
     let mut out = format!(
-        "run {} ({}, {}): {outcome}\n{reason}\n",
-        r.run_id, r.kind, r.trigger
+        "run {} ({}, {}, {}): {outcome}\n{reason}\n",
+        r.run_id, r.kind, r.mode, r.trigger
     );
     let ended = r.ended.map_or("still running".into(), minute);
-    let _ = writeln!(out, "{} to {ended} UTC", minute(r.started));
-    let measured = r.report.clone().map(serde_json::from_value::<Report>);
-    out + &measured.map_or(String::new(), |r| {
-        r.map_or(String::new(), |r| report(&r.horizons))
-    })
+    let _ = writeln!(
+        out,
+        "{} to {ended} UTC, took {}",
+        minute(r.started),
+        took(r)
+    );
+    if let Some(nominal) = r.nominal {
+        let _ = writeln!(out, "for the night of {} UTC", minute(nominal));
+    }
+    let Some(report) = &r.report else {
+        return out;
+    };
+    if let Ok(measured) = serde_json::from_value::<Report>(report.clone()) {
+        out += &self::report(&measured.horizons);
+    }
+    if let Some(failure) = report["failure"].as_str() {
+        let _ = writeln!(out, "a {} failure", failure.replace('_', " "));
+    }
+    if let Ok(quality) = serde_json::from_value(report["quality"].clone()) {
+        out += &faults(&quality);
+    }
+    if let Some(stages) = report["stages_ms"].as_object() {
+        let stages: Vec<String> = stages.iter().map(|(s, ms)| format!("{s} {ms}")).collect();
+        let _ = writeln!(out, "stages, ms: {}", stages.join(", "));
+    }
+    out
+}
+
+/// What a run would do.
+pub(crate) fn preview(p: &Preview) -> String {
+    let verdict = if p.would_train {
+        "would train"
+    } else {
+        "would not train"
+    };
+    format!(
+        "{verdict}: {}\n{} readings of {} days to learn from, {} days new\n{}",
+        p.reason,
+        p.rows,
+        p.days,
+        p.new.days,
+        faults(&p.quality)
+    )
+}
+
+/// What is wrong with the readings, the first devices by name.
+fn faults(q: &Quality) -> String {
+    const SHOWN: usize = 8;
+    let mut out = format!(
+        "new readings: {} of {} devices, {} with faults\n",
+        q.rows,
+        q.devices,
+        q.faults.len()
+    );
+    for (device, f) in q.faults.iter().take(SHOWN) {
+        let mut words = Vec::new();
+        if f.gaps > 0 {
+            words.push(format!("{} gaps (up to {} min)", f.gaps, f.longest_gap_min));
+        }
+        for (field, n) in &f.stuck {
+            words.push(format!("{} stuck {n}x", field.name()));
+        }
+        for (what, n) in &f.impossible {
+            words.push(format!("{} {n}x", what.replace('_', " ")));
+        }
+        let words = clip(&words.join(", "), 64);
+        let _ = writeln!(out, "  {:<12} {words}", clip(device, 12));
+    }
+    if q.faults.len() > SHOWN {
+        let _ = writeln!(out, "  and {} more devices", q.faults.len() - SHOWN);
+    }
+    out
 }
 
 /// One model with what it scored when it was judged.

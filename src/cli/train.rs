@@ -4,25 +4,34 @@ use std::sync::Arc;
 
 use hyper::Method;
 
-use super::{Exit, Failure, Outcome, block_on, tables};
-use crate::clock::SystemClock;
+use super::{Exit, Failure, Outcome, TrainArgs, block_on, tables};
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::http::client::{self, ClientError};
-use crate::night::Mode;
 use crate::reading::Reading;
 use crate::shutdown::Shutdown;
 use crate::store::{AckToken, Committed, RunOutcome, Store, StoreError, StoreLock, Writer};
-use crate::trainer::{self, RunEnd, Trigger};
+use crate::trainer::{self, Asked, RunEnd, Trigger};
 
 /// Asks the daemon to learn; where none runs, learns here.
-pub(super) fn train(config: Config, mode: Option<Mode>, json: bool) -> Outcome {
+pub(super) fn train(config: Config, args: TrainArgs) -> Outcome {
+    let json = args.json.json;
+    if args.dry_run {
+        return show_preview(&config, args.force, json);
+    }
+    let asked = Asked {
+        mode: args.mode,
+        force: args.force,
+    };
     let end = block_on(async {
         let socket = &config.http.socket;
-        let query = mode.map_or(String::new(), |mode| format!("?mode={mode}"));
-        let path = format!("/api/ml/retrain{query}");
+        let mode = asked
+            .mode
+            .map_or(String::new(), |mode| format!("&mode={mode}"));
+        let path = format!("/api/ml/retrain?force={}{mode}", asked.force);
         match client::request(socket, Method::POST, &path, String::new()).await {
             Ok(_) => Ok(None),
-            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config, mode).await?)),
+            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config, asked).await?)),
             Err(error) => Err(error.into()),
         }
     })?;
@@ -54,7 +63,18 @@ pub(super) fn train(config: Config, mode: Option<Mode>, json: bool) -> Outcome {
     })
 }
 
-async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failure> {
+/// Says what a run now would do.
+fn show_preview(config: &Config, force: bool, json: bool) -> Outcome {
+    let preview = trainer::preview(config, SystemClock.now(), force)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&preview)?);
+    } else {
+        print!("{}", tables::preview(&preview));
+    }
+    Ok(Exit::Done)
+}
+
+async fn train_here(config: Config, asked: Asked) -> Result<RunEnd, Failure> {
     let (_lock, store) = open_alone(&config)?;
     let station = trainer::Station {
         config: Arc::new(config),
@@ -63,7 +83,9 @@ async fn train_here(config: Config, mode: Option<Mode>) -> Result<RunEnd, Failur
         program: std::env::current_exe()?,
     };
     let shutdown = Shutdown::on_signals()?;
-    let end = trainer::train(&station, Trigger::Manual(mode), shutdown.begun()).await;
+    // The lock is ours, so nothing is going on any more.
+    store.close_interrupted_runs(SystemClock.now()).await?;
+    let end = trainer::train(&station, Trigger::Manual(asked), shutdown.begun()).await;
     store.stop().await;
     Ok(end?)
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::TopicRule;
 use crate::models::bundle::MAX_HORIZONS;
 use crate::night::{Mode, Promote};
-use crate::schedule::Schedule;
+use crate::schedule::{CatchUp, Schedule};
 use crate::sun::Site;
 
 /// MQTT protocol version.
@@ -150,6 +150,16 @@ pub struct TrainingConfig {
     pub enabled: bool,
     /// Five-field cron expression or `every <n>h`.
     pub schedule: Schedule,
+    /// A night is a full one where this has had an occurrence since the last night that learned.
+    pub full_schedule: Option<Schedule>,
+    /// Whether a night that was missed is made up for.
+    pub catch_up: CatchUp,
+    /// Minutes after the start, a jump of the clock or its first confirmation before one is.
+    pub catch_up_delay_min: u32,
+    /// Days with new readings that a night needs; `nightwatt train --force` does without.
+    pub min_new_days: u32,
+    /// Memory the training process may use, MB.
+    pub max_memory_mb: u32,
     /// Days of readings a night learns from.
     pub lookback_days: u32,
     /// Days of readings before the first night does anything.
@@ -214,6 +224,11 @@ impl Default for TrainingConfig {
         Self {
             enabled: true,
             schedule: Schedule::default(),
+            full_schedule: None,
+            catch_up: CatchUp::default(),
+            catch_up_delay_min: 5,
+            min_new_days: 1,
+            max_memory_mb: 512,
             lookback_days: 180,
             min_days: 7,
             holdback_days: 7,

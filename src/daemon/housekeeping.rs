@@ -243,7 +243,7 @@ impl Housekeeping {
     fn due(&self) -> Result<Option<Due>, StoreError> {
         let now = self.clock.now();
         let training = &self.config.training;
-        if !clock::plausible(now) || self.training.load(Ordering::Relaxed) {
+        if !self.clock.trusted() || self.training.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let reader = Reader::open(&self.config.store.path)?;
@@ -266,7 +266,7 @@ impl Housekeeping {
         let run = NewRun {
             kind: "housekeeping",
             mode: "full".into(),
-            trigger: if due.catch_up { "catch_up" } else { "schedule" },
+            trigger: if due.late { "catch_up" } else { "schedule" },
             nominal: Some(due.nominal),
             started: self.clock.now(),
         };

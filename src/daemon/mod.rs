@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, WatchedClock};
 use crate::config::Config;
 use crate::http::server::{self, Promoting, Station};
 use crate::mqtt::admission::Admission;
@@ -20,7 +20,6 @@ use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
-use crate::night::Mode;
 use crate::reading::TimestampMs;
 use crate::schedule;
 use crate::serving::Service;
@@ -29,11 +28,11 @@ use crate::status::{self, DaemonStatus, Status};
 use crate::store::recover::{self, Found};
 use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
-use crate::store::{Reader, Store, StoreError, StoreLock, Writer};
-use crate::trainer::Trigger;
+use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer};
+use crate::trainer::{Asked, Trigger};
 use forecasts::Forecasts;
 use housekeeping::{Disk, Housekeeping};
-use nights::Nights;
+use nights::{Kept, Nights, Wiring};
 use reload::Refusal;
 
 /// Readings that may wait for the forecaster.
@@ -76,6 +75,8 @@ pub struct Counts {
     pub rows: u64,
     /// The database was found damaged; the next start sees to it.
     pub damaged: bool,
+    /// A part of the daemon ended by itself; it wants to be started again.
+    pub broken: bool,
 }
 
 /// What the daemon takes from its surroundings.
@@ -109,6 +110,7 @@ pub struct Daemon {
     housekeeping: JoinHandle<()>,
     station: Arc<RunningStation>,
     lock: Arc<StoreLock>,
+    broken: Arc<AtomicBool>,
 }
 
 impl Daemon {
@@ -155,6 +157,9 @@ impl Daemon {
         }
         let reader = Reader::open(&config.store.path)?;
         let oldest = reader.totals()?.oldest;
+        let kept = Kept::load(&reader)?;
+        let watched = clock::watch(around.clock, kept.seen);
+        let clock: Arc<dyn Clock> = watched.clone();
 
         let publish_options = LinkOptions::new(&config.mqtt, "-out", credentials)?;
         let (publisher, publish_loop) = Publisher::new(&publish_options, prefix);
@@ -170,7 +175,7 @@ impl Daemon {
             store: store.clone(),
             publisher: publisher.clone(),
             shared: shared.clone(),
-            clock: around.clock.clone(),
+            clock: clock.clone(),
             expects_session: oldest.is_some(),
             subscribed: false,
             started: Instant::now(),
@@ -187,28 +192,31 @@ impl Daemon {
             config: config.clone(),
             store: store.clone(),
             publisher: publisher.clone(),
-            clock: around.clock.clone(),
+            clock,
             stored,
             missed,
             swaps,
         };
         let promotions = swaps_tx.clone();
         let (requests, queued) = flume::bounded(1);
-        let nights = Nights::new(
-            config.clone(),
-            store.clone(),
-            around.clock.clone(),
-            around.shutdown.clone(),
-            around.program.clone(),
+        let broken = Arc::new(AtomicBool::new(false));
+        let nights = Nights::new(Wiring {
+            config: config.clone(),
+            store: store.clone(),
+            clock: watched.clone(),
+            kept,
+            shutdown: around.shutdown.clone(),
+            program: around.program.clone(),
             queued,
-            requests.clone(),
-            swaps_tx,
-        );
+            requests: requests.clone(),
+            swaps: swaps_tx,
+            broken: broken.clone(),
+        });
         let disk = Arc::<Disk>::default();
         let housekeeping = Housekeeping {
             config: config.clone(),
             store: store.clone(),
-            clock: around.clock.clone(),
+            clock: watched.clone(),
             shutdown: around.shutdown.clone(),
             lock: lock.clone(),
             training: nights.running(),
@@ -217,7 +225,7 @@ impl Daemon {
         let station = Arc::new(RunningStation {
             disk,
             config: config.clone(),
-            clock: around.clock.clone(),
+            clock: watched,
             started: Instant::now(),
             store: store.clone(),
             shared: shared.clone(),
@@ -241,6 +249,7 @@ impl Daemon {
             publisher,
             station,
             lock,
+            broken,
         };
         tracing::info!(
             store = %daemon.config.store.path.display(),
@@ -258,17 +267,17 @@ impl Daemon {
 
     /// Calls `alive` twice in each `limit` for as long as the parts that must move do: this thread
     /// (which calls), the writer (which is nudged and has to turn), and the intake's loop (whose waits
-    /// end by the keep-alive; what is left is that its task ended). Never returns.
+    /// end by the keep-alive; what is left is that its task ended), and the nights. Never returns.
     pub async fn watch(&self, limit: Duration, alive: impl Fn()) {
         let mut turns = u64::MAX;
         let mut beat = tokio::time::interval(limit / 2);
         loop {
             beat.tick().await;
             let now = self.store.gauges().turns.load(Ordering::Relaxed);
-            if now != turns && !self.intake.is_finished() {
+            if now != turns && !self.intake.is_finished() && !self.training.is_finished() {
                 alive();
             } else {
-                tracing::error!("the writer or the intake stands still");
+                tracing::error!("the writer, the intake or the nights stand still");
             }
             turns = now;
             self.store.nudge();
@@ -327,6 +336,7 @@ impl Daemon {
             committed: gauges.messages.load(Ordering::SeqCst),
             rows: gauges.rows.load(Ordering::SeqCst),
             damaged: gauges.damaged.load(Ordering::SeqCst),
+            broken: self.broken.load(Ordering::SeqCst),
         };
         tracing::info!(
             received = counts.received,
@@ -395,7 +405,7 @@ fn written_bytes() -> Option<u64> {
 struct RunningStation {
     disk: Arc<Disk>,
     config: Arc<Config>,
-    clock: Arc<dyn Clock>,
+    clock: Arc<WatchedClock>,
     started: Instant,
     store: Store,
     shared: Arc<IntakeShared>,
@@ -410,8 +420,7 @@ impl Station for RunningStation {
         let now = self.clock.now();
         let gauges = self.store.gauges();
         let training = &self.config.training;
-        let next_night = training
-            .enabled
+        let next_night = (training.enabled && self.clock.trusted())
             .then(|| {
                 let reader = Reader::open(&self.config.store.path).ok()?;
                 let since = nights::since(&reader, "training", now).ok()?;
@@ -432,6 +441,7 @@ impl Station for RunningStation {
             disk: self.disk.level(),
             written_bytes: written_bytes(),
             training: self.training.load(Ordering::Relaxed),
+            clock_doubtful: !self.clock.trusted(),
             next_night,
             reload_refused: self.refusal.reason(),
         };
@@ -450,8 +460,14 @@ impl Station for RunningStation {
             .map_err(|e| crate::errors::chain(&e))
     }
 
-    fn retrain(&self, mode: Option<Mode>) -> bool {
-        self.requests.try_send(Trigger::Manual(mode)).is_ok()
+    fn retrain(&self, asked: Asked) -> bool {
+        self.requests.try_send(Trigger::Manual(asked)).is_ok()
+    }
+
+    fn delete_run(&self, run_id: i64) -> Result<Deletion, String> {
+        tokio::runtime::Handle::current()
+            .block_on(self.store.delete_run(run_id))
+            .map_err(|e| crate::errors::chain(&e))
     }
 
     fn clear_quarantine(&self) -> Result<usize, String> {

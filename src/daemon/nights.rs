@@ -2,65 +2,113 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use crate::clock::{self, Clock};
+use crate::clock::{Clock, WatchedClock};
 use crate::config::Config;
+use crate::errors::chain;
 use crate::reading::TimestampMs;
-use crate::schedule::{self, Ticker};
+use crate::schedule::{Log, Moment, Policy, Step, Ticker, Tried, decide};
 use crate::shutdown::Shutdown;
 use crate::store::{Reader, Store, StoreError};
 use crate::trainer::{self, Station, Trigger};
 
+const HOUR_MS: i64 = 3_600_000;
+/// Where the store keeps [`Kept`].
+const KEY: &str = "night_clock";
+
+/// What the clocks must remember over a restart.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// The latest time that was believed.
+    pub(super) seen: Option<TimestampMs>,
+    /// Running time since the last run began, ms.
+    rested_ms: i64,
+}
+
+impl Kept {
+    /// What the last start left; an unreadable value is none.
+    pub(super) fn load(reader: &Reader) -> Result<Self, StoreError> {
+        let text = reader.kept(KEY)?.unwrap_or_default();
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+}
+
+/// What the tasks of this file share.
+#[derive(Clone)]
+struct Shared {
+    station: Station,
+    clock: Arc<WatchedClock>,
+    requests: flume::Sender<Trigger>,
+    running: Arc<AtomicBool>,
+    /// When the last run began, on the running clock, as if there had been no restart.
+    rest_began_ms: Arc<AtomicI64>,
+}
+
 /// Holds the running state of the training task.
 pub(super) struct Nights {
-    station: Station,
+    shared: Shared,
     shutdown: Shutdown,
     queued: flume::Receiver<Trigger>,
-    requests: flume::Sender<Trigger>,
     swaps: flume::Sender<i64>,
-    running: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+}
+
+/// What the composition root hands over.
+pub(super) struct Wiring {
+    pub(super) config: Arc<Config>,
+    pub(super) store: Store,
+    pub(super) clock: Arc<WatchedClock>,
+    pub(super) kept: Kept,
+    pub(super) shutdown: Shutdown,
+    pub(super) program: PathBuf,
+    pub(super) queued: flume::Receiver<Trigger>,
+    pub(super) requests: flume::Sender<Trigger>,
+    pub(super) swaps: flume::Sender<i64>,
+    /// Set where a part ended by itself, which takes the daemon with it.
+    pub(super) broken: Arc<AtomicBool>,
 }
 
 impl Nights {
-    #[allow(clippy::too_many_arguments)] // the composition root's wiring, in one place
-    pub(super) fn new(
-        config: Arc<Config>,
-        store: Store,
-        clock: Arc<dyn Clock>,
-        shutdown: Shutdown,
-        program: PathBuf,
-        queued: flume::Receiver<Trigger>,
-        requests: flume::Sender<Trigger>,
-        swaps: flume::Sender<i64>,
-    ) -> Self {
-        let station = Station {
-            config,
-            store,
-            clock,
-            program,
+    pub(super) fn new(wiring: Wiring) -> Self {
+        let rest_began_ms = wiring.clock.running_ms() - wiring.kept.rested_ms;
+        let shared = Shared {
+            station: Station {
+                config: wiring.config,
+                store: wiring.store,
+                clock: wiring.clock.clone(),
+                program: wiring.program,
+            },
+            clock: wiring.clock,
+            requests: wiring.requests,
+            running: Arc::default(),
+            rest_began_ms: Arc::new(rest_began_ms.into()),
         };
         Self {
-            station,
-            shutdown,
-            queued,
-            requests,
-            swaps,
-            running: Arc::default(),
+            shared,
+            shutdown: wiring.shutdown,
+            queued: wiring.queued,
+            swaps: wiring.swaps,
+            broken: wiring.broken,
         }
     }
 
     /// True while a run is going on.
     pub(super) fn running(&self) -> Arc<AtomicBool> {
-        self.running.clone()
+        self.shared.running.clone()
     }
 
     /// Trains whenever it is asked to, until the shutdown.
     pub(super) async fn run(self) {
-        let ticking = tokio::spawn(tick(self.station.clone(), self.requests.clone()));
+        let shared = &self.shared;
+        let mut night_clock = NightClock::new(shared.clone());
+        let ticking = tick(shared.clock.clone(), move |jump| night_clock.look(jump));
+        let ticking = supervise(ticking, self.shutdown.clone(), self.broken.clone());
         loop {
             let trigger = tokio::select! {
                 () = self.shutdown.begun() => break,
@@ -69,9 +117,11 @@ impl Nights {
                     Err(_) => break,
                 },
             };
-            self.running.store(true, Ordering::Relaxed);
-            let end = trainer::train(&self.station, trigger, self.shutdown.begun()).await;
-            self.running.store(false, Ordering::Relaxed);
+            shared.running.store(true, Ordering::Relaxed);
+            let rest_began_ms = shared.clock.running_ms();
+            shared.rest_began_ms.store(rest_began_ms, Ordering::Relaxed);
+            let end = trainer::train(&shared.station, trigger, self.shutdown.begun()).await;
+            shared.running.store(false, Ordering::Relaxed);
             match end {
                 Ok(end) => {
                     tracing::info!(
@@ -85,10 +135,14 @@ impl Nights {
                         let _ = self.swaps.try_send(version);
                     }
                 }
-                Err(error) => tracing::error!(
-                    "the night could not be logged: {}",
-                    crate::errors::chain(&error)
-                ),
+                Err(error) => {
+                    tracing::error!("the night could not be logged: {}", chain(&error));
+                    // Its row stays open, and would for ever.
+                    let now = shared.clock.now();
+                    if let Err(error) = shared.station.store.close_interrupted_runs(now).await {
+                        tracing::error!("nor could it be closed: {}", chain(&error));
+                    }
+                }
             }
         }
         ticking.abort();
@@ -108,38 +162,230 @@ pub(super) fn since(
     })
 }
 
-async fn tick(station: Station, requests: flume::Sender<Trigger>) {
-    let look = move || {
-        if let Err(error) = look(&station, &requests) {
-            tracing::warn!(
-                "the schedule could not be looked at: {}",
-                crate::errors::chain(&error)
-            );
-        }
+/// Calls `look` at once, then each minute, and whenever the clock was set; with by how much it was.
+async fn tick(clock: Arc<WatchedClock>, look: impl FnMut(Option<i64>) + Send + 'static) {
+    let look = Arc::new(std::sync::Mutex::new(look));
+    let call = move |jump| {
+        let mut look = look
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        look(jump);
     };
-    // A night that was missed while the station was off does not wait for the first minute.
-    look();
-    let mut ticker = Ticker::every_minute(look);
+    call(None);
+    let minute = call.clone();
+    let mut ticker = Ticker::every_minute(move || minute(None));
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         second.tick().await;
+        if let Some(jump) = clock.look() {
+            call(Some(jump));
+        }
         ticker.run_pending();
     }
 }
 
-/// Asks for the night that is due, if one is and the clock can be believed.
-fn look(station: &Station, requests: &flume::Sender<Trigger>) -> Result<(), StoreError> {
-    let now = station.clock.now();
-    let training = &station.config.training;
-    if !training.enabled || !clock::plausible(now) || requests.is_full() {
-        return Ok(());
+/// Runs `task`, which has no end; if it ends all the same, by a panic, so does the daemon, and whoever
+/// started it starts it again.
+fn supervise(
+    task: impl Future<Output = ()> + Send + 'static,
+    shutdown: Shutdown,
+    broken: Arc<AtomicBool>,
+) -> JoinHandle<()> {
+    let task = AbortOnDrop(tokio::spawn(task));
+    tokio::spawn(async move {
+        let mut task = task;
+        let end = (&mut task.0).await;
+        if !shutdown.has_begun() {
+            tracing::error!(
+                ?end,
+                "the schedule's tick ended; the daemon ends to be started again"
+            );
+            broken.store(true, Ordering::SeqCst);
+            shutdown.begin();
+        }
+    })
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
-    let reader = Reader::open(&station.config.store.path)?;
-    let since = since(&reader, "training", now)?;
-    if let Some(due) = schedule::due(&training.schedule, station.config.site.zone(), since, now) {
-        // Full means that one is queued, which will do.
-        let _ = requests.try_send(Trigger::Scheduled(due));
+}
+
+/// What looks at the run log and the clocks and asks for nights.
+struct NightClock {
+    shared: Shared,
+    policy: Policy,
+    kept_ms: Option<i64>,
+    given_up: Option<TimestampMs>,
+}
+
+impl NightClock {
+    fn new(shared: Shared) -> Self {
+        Self {
+            policy: policy(&shared.station.config),
+            shared,
+            kept_ms: None,
+            given_up: None,
+        }
     }
-    Ok(())
+
+    fn look(&mut self, jump: Option<i64>) {
+        if let Some(ms) = jump {
+            let seconds = ms as f64 / 1000.0;
+            self.note("clock_set", format!("the clock was set by {seconds:+.1} s"));
+        }
+        self.keep();
+        if let Err(error) = self.step() {
+            tracing::warn!("the schedule could not be looked at: {}", chain(&error));
+        }
+    }
+
+    /// Asks for the night that is due, if one is.
+    fn step(&mut self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let training = &shared.station.config.training;
+        let busy = shared.running.load(Ordering::Relaxed) || shared.requests.is_full();
+        if !training.enabled || busy {
+            return Ok(());
+        }
+        let at = Moment {
+            now: shared.clock.now(),
+            trusted: shared.clock.trusted(),
+            calm_ms: shared.clock.calm_ms(),
+            rested_ms: self.rested_ms(),
+        };
+        let log = log(&Reader::open(&shared.station.config.store.path)?, at.now)?;
+        match decide(&self.policy, &log, at) {
+            Step::Wait => {}
+            Step::Run(night) => {
+                // Full means that one is queued, which will do.
+                let _ = shared.requests.try_send(Trigger::Scheduled(night));
+            }
+            Step::Forget(limit) => {
+                let what = "nights logged for a time far ahead are taken back".to_owned();
+                self.note("clock_wrong", what);
+                let store = shared.station.store.clone();
+                self.later("the run log was not corrected", async move {
+                    store.forget_nominals_after(limit).await.map(drop)
+                });
+            }
+            Step::GivenUp(nominal) => {
+                if self.given_up.replace(nominal) != Some(nominal) {
+                    tracing::warn!(
+                        %nominal,
+                        "this night ended the station more than once and is not begun again"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rested_ms(&self) -> i64 {
+        self.shared.clock.running_ms() - self.shared.rest_began_ms.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what a restart must not forget, once an hour.
+    fn keep(&mut self) {
+        let running_ms = self.shared.clock.running_ms();
+        if self.kept_ms.is_some_and(|kept| running_ms - kept < HOUR_MS) {
+            return;
+        }
+        self.kept_ms = Some(running_ms);
+        let kept = Kept {
+            seen: self.shared.clock.seen(),
+            rested_ms: self.rested_ms(),
+        };
+        let Ok(text) = serde_json::to_string(&kept) else {
+            return;
+        };
+        let store = self.shared.station.store.clone();
+        self.later("the time was not kept", async move {
+            store.keep(KEY, text).await
+        });
+    }
+
+    fn note(&self, kind: &'static str, detail: String) {
+        tracing::warn!("{detail}");
+        let (store, now) = (self.shared.station.store.clone(), self.shared.clock.now());
+        self.later("the event was not noted", async move {
+            store.note_event(now, kind, detail).await
+        });
+    }
+
+    /// The store answers when it can; the tick does not wait for it.
+    fn later(
+        &self,
+        failed: &'static str,
+        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) {
+        tokio::spawn(async move {
+            if let Err(error) = work.await {
+                tracing::warn!("{failed}: {}", chain(&error));
+            }
+        });
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    let training = &config.training;
+    Policy {
+        schedule: training.schedule.clone(),
+        full_schedule: training.full_schedule.clone(),
+        zone: config.site.zone(),
+        catch_up: training.catch_up,
+        settle_ms: i64::from(training.catch_up_delay_min) * 60_000,
+    }
+}
+
+/// What the decision needs of the run log.
+fn log(reader: &Reader, now: TimestampMs) -> Result<Log, StoreError> {
+    let last = match reader.last_nominal("training")? {
+        None => None,
+        Some(nominal) => {
+            let tries = reader.tries(nominal)?;
+            Some(Tried {
+                nominal,
+                finished: tries.finished > 0,
+                failed: tries.transient,
+                cut_short: tries.cut_short,
+            })
+        }
+    };
+    Ok(Log {
+        oldest_reading: reader.totals()?.oldest,
+        last,
+        learned: reader.last_learned(now)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{SystemClock, watch};
+
+    #[tokio::test]
+    async fn a_tick_that_panics_ends_the_daemon_so_that_it_is_started_again() {
+        let clock = watch(Arc::new(SystemClock), None);
+        let (shutdown, broken) = (Shutdown::new(), Arc::new(AtomicBool::new(false)));
+        let ticking = tick(clock, |_| panic!("a bug in the schedule"));
+        supervise(ticking, shutdown.clone(), broken.clone());
+        shutdown.begun().await;
+        assert!(broken.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_tick_that_is_stopped_with_the_daemon_is_no_fault() {
+        let clock = watch(Arc::new(SystemClock), None);
+        let (shutdown, broken) = (Shutdown::new(), Arc::new(AtomicBool::new(false)));
+        let supervisor = supervise(tick(clock, |_| ()), shutdown.clone(), broken.clone());
+        shutdown.begin();
+        supervisor.abort();
+        assert!(supervisor.await.unwrap_err().is_cancelled());
+        assert!(!broken.load(Ordering::SeqCst));
+    }
 }

@@ -25,7 +25,7 @@ use crate::shutdown::Shutdown;
 use crate::simulate::{Axes, Params, SimulateError, Simulator};
 use crate::store::{Reader, StoreError};
 use crate::sun::Site;
-use crate::trainer::Report;
+use crate::trainer::{Asked, Report};
 use broker::{DemoBroker, DemoBrokerError};
 
 const STEP_S: u32 = 60;
@@ -173,7 +173,7 @@ async fn tell(
         began.elapsed().as_secs_f64()
     );
 
-    station.retrain(None);
+    station.retrain(Asked::default());
     println!("night     learning in a child process …");
     let run = wait_for("the night", NIGHT_LIMIT, || {
         Reader::open(&config.store.path)

@@ -3,11 +3,12 @@
 //! | method | path                  | meaning                                            |
 //! |--------|-----------------------|----------------------------------------------------|
 //! | GET    | `/api/status`         | everything `nightwatt status` shows                |
-//! | POST   | `/api/ml/retrain`     | train now (`?mode=full`); 202, queued once where a run is going on |
+//! | POST   | `/api/ml/retrain`     | train now (`?mode=full`, `?force=true`: however little is new); 202, queued once where a run is going on |
 //! | POST   | `/api/store/snapshot` | take a snapshot; answers when it is verified        |
 //! | POST   | `/api/quarantine/clear` | forget refused messages; how many there were      |
 //! | POST   | `/api/ml/models/{version}/promote` | make that version live; 409 where it may not or cannot be |
 //! | POST   | `/api/ml/models/rollback` | make the version live that was before; 409 likewise |
+//! | DELETE | `/api/ml/runs/{id}`   | take a run out of the log; 409 where it is going on or the schedule counts from it |
 //!
 //! Errors are problem details (RFC 9457).
 
@@ -17,18 +18,18 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path as PathOf, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::net::UnixListener;
 
-use crate::night::Mode;
 use crate::status::Status;
+use crate::store::Deletion;
 use crate::store::snapshot::Snapshot;
+use crate::trainer::Asked;
 
 /// What the routes need from the daemon.
 pub trait Station: Send + Sync + 'static {
@@ -36,8 +37,10 @@ pub trait Station: Send + Sync + 'static {
     fn status(&self) -> Result<Status, String>;
     /// Takes a snapshot of the store; may take minutes.
     fn snapshot(&self) -> Result<Snapshot, String>;
-    /// Asks for a training run, of the configured mode or of this; false where one is queued already.
-    fn retrain(&self, mode: Option<Mode>) -> bool;
+    /// Asks for a training run; false where one is queued already.
+    fn retrain(&self, asked: Asked) -> bool;
+    /// Takes a run out of the log. Waits for the writer.
+    fn delete_run(&self, run_id: i64) -> Result<Deletion, String>;
     /// Forgets every refused message; how many there were. Waits for the writer.
     fn clear_quarantine(&self) -> Result<usize, String>;
     /// Makes `version` live, or the one that was live before; which it was, or why nothing was changed.
@@ -77,6 +80,7 @@ pub async fn serve(listener: UnixListener, station: Arc<dyn Station>) -> io::Res
         .route("/api/quarantine/clear", post(clear_quarantine))
         .route("/api/ml/models/{version}/promote", post(promote))
         .route("/api/ml/models/rollback", post(roll_back))
+        .route("/api/ml/runs/{id}", delete(delete_run))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path") })
         .with_state(station);
     axum::serve(listener, router).await
@@ -101,18 +105,22 @@ async fn snapshot(State(station): State<Arc<dyn Station>>) -> Response {
     }
 }
 
-/// What may be asked of a training run.
-#[derive(Deserialize)]
-struct Retrain {
-    mode: Option<Mode>,
+async fn retrain(State(station): State<Arc<dyn Station>>, Query(asked): Query<Asked>) -> Response {
+    let queued = station.retrain(asked);
+    (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
 }
 
-async fn retrain(
-    State(station): State<Arc<dyn Station>>,
-    Query(asked): Query<Retrain>,
-) -> Response {
-    let queued = station.retrain(asked.mode);
-    (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
+async fn delete_run(State(station): State<Arc<dyn Station>>, PathOf(id): PathOf<i64>) -> Response {
+    match tokio::task::spawn_blocking(move || station.delete_run(id)).await {
+        Ok(Ok(Deletion::Done)) => Json(json!({ "deleted": id })).into_response(),
+        Ok(Ok(kept @ Deletion::Unknown)) => problem(StatusCode::NOT_FOUND, &kept.sentence(id)),
+        Ok(Ok(kept)) => problem(StatusCode::CONFLICT, &kept.sentence(id)),
+        Ok(Err(detail)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &detail),
+        Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the run could not be deleted",
+        ),
+    }
 }
 
 async fn clear_quarantine(State(station): State<Arc<dyn Station>>) -> Response {

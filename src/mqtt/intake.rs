@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
 use super::payload::{self, RejectReason};
 use super::publish::Publisher;
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::fault;
 use crate::rate;
 use crate::reading::{Reading, TimeSource, TimestampMs};
@@ -255,7 +255,7 @@ impl Intake {
                 &message.payload,
                 message.retain && !fault::without("retained_rule"),
                 received,
-                clock::plausible(received),
+                self.clock.trusted(),
             )
         };
         if message.retain && decoded == payload::Decoded::default() {

@@ -11,6 +11,13 @@ use crate::store::{RejectCount, RunOutcome};
 const STALE_MS: i64 = HOUR_MS;
 /// Too few settled forecasts say nothing about skill.
 const SKILL_NEEDS: i64 = 100;
+/// Nights that failed in a row are no accident any more.
+const FAILED_NIGHTS: u32 = 3;
+/// Nights that were skipped in a row though readings came; the first nights wait for enough days.
+const SKIPPED_NIGHTS: u32 = 7;
+const SKIPPED_FIRST_NIGHTS: u32 = 30;
+/// A model that no candidate has beaten for so long has a season behind it.
+const OLD_MODEL_MS: i64 = 60 * DAY_MS;
 
 /// What can be wrong with a running station, the most serious first.
 const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
@@ -21,14 +28,18 @@ const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
     clock_impossible,
     reload_refused,
     was_damaged,
+    clock_doubtful,
     nothing_stored_yet,
     disk_nearly_full,
+    nights_fail,
     silence,
     devices_refused,
     doubtful_times,
     model_damaged,
     last_night_failed,
     last_housekeeping_failed,
+    nothing_learned,
+    old_model,
     no_skill,
 ];
 
@@ -134,6 +145,19 @@ fn reload_refused(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     ))
 }
 
+fn clock_doubtful(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    (daemon.clock_doubtful && s.clock_plausible).then(|| {
+        finding(
+            Level::Attention,
+            format!(
+                "the clock says {} and nothing confirms it; nights follow running time",
+                s.now
+            ),
+            "connect a time server (timedatectl), or a clock chip",
+        )
+    })
+}
+
 fn nothing_stored_yet(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     s.store.newest.is_none().then(|| {
         finding(
@@ -229,7 +253,8 @@ fn model_damaged(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
 fn last_night_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     let run = s.last_run.as_ref()?;
     let why = run.reason.as_deref().unwrap_or("no reason was noted");
-    (run.outcome == Some(RunOutcome::Failed)).then(|| {
+    let first = run.outcome == Some(RunOutcome::Failed) && s.nights.failed_in_row < FAILED_NIGHTS;
+    first.then(|| {
         finding(
             Level::Attention,
             format!("the last night failed: {why}"),
@@ -246,6 +271,52 @@ fn last_housekeeping_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
             Level::Attention,
             format!("the last housekeeping: {why}"),
             "nightwatt snapshot, once there is room",
+        )
+    })
+}
+
+fn nights_fail(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let (run, failed) = (s.last_run.as_ref()?, s.nights.failed_in_row);
+    let why = run.reason.as_deref().unwrap_or("no reason was noted");
+    (failed >= FAILED_NIGHTS).then(|| {
+        finding(
+            Level::Attention,
+            format!("the last {failed} nights failed: {why}"),
+            "nightwatt runs, and nightwatt runs show for the details",
+        )
+    })
+}
+
+fn nothing_learned(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let limit = match s.nights.learned {
+        Some(_) => SKIPPED_NIGHTS,
+        None => SKIPPED_FIRST_NIGHTS,
+    };
+    let run = s.last_run.as_ref()?;
+    let skipped = s.nights.skipped_in_row;
+    let data_came = s.store.newest.is_some_and(|t| s.now.0 - t.0 < 2 * DAY_MS);
+    let why = run.reason.as_deref().unwrap_or("no reason was noted");
+    (skipped >= limit && data_came).then(|| {
+        finding(
+            Level::Attention,
+            format!("nothing was learned in {skipped} nights: {why}"),
+            "nightwatt train --dry-run says what is missing",
+        )
+    })
+}
+
+fn old_model(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+    let model = s.model.as_ref()?;
+    let age_ms = s.now.0 - model.promoted.unwrap_or(model.created).0;
+    (age_ms > OLD_MODEL_MS).then(|| {
+        finding(
+            Level::Attention,
+            format!(
+                "version {} has been live for {}; no night has made a better one",
+                model.version,
+                span(age_ms)
+            ),
+            "nightwatt runs shows what the candidates lacked",
         )
     })
 }

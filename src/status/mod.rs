@@ -18,7 +18,8 @@ use crate::store::recover::kept_damaged;
 use crate::store::snapshot;
 use crate::store::space::{DiskLevel, free_bytes};
 use crate::store::{
-    EventRow, ForecastRow, LiveAccuracy, ModelRow, Reader, RunRow, StoreError, StoreTotals,
+    EventRow, ForecastRow, LiveAccuracy, ModelRow, NightRecord, Reader, RunRow, StoreError,
+    StoreTotals,
 };
 use crate::trainer::{Contents, PartNote};
 
@@ -63,6 +64,9 @@ pub struct DaemonStatus {
     pub written_bytes: Option<u64>,
     /// A training run is going on.
     pub training: bool,
+    /// The clock is not believed: no time server was reached, or it is far from where it was.
+    #[serde(default)]
+    pub clock_doubtful: bool,
     /// When the next one is due.
     pub next_night: Option<TimestampMs>,
     /// Why the configuration on the disk was refused, where the last reload was.
@@ -119,6 +123,9 @@ pub struct Status {
     pub skill: Option<f64>,
     /// The last night.
     pub last_run: Option<RunRow>,
+    /// How the newest nights went.
+    #[serde(default)]
+    pub nights: NightRecord,
     /// The newest events.
     pub events: Vec<EventRow>,
 }
@@ -182,6 +189,7 @@ pub fn gather(
         accuracy,
         accuracy_by_horizon,
         last_run: reader.last_run("training")?,
+        nights: reader.night_record(now)?,
         events: reader.events(RECENT_EVENTS)?,
     };
     let then = reader.size_since(now.plus_ms(-GROWTH_MS))?;

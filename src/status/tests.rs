@@ -1,6 +1,7 @@
 //! Verdicts and the screen, over invented stations.
 
 use super::*;
+use crate::store::RunOutcome;
 
 fn healthy() -> Status {
     let now = TimestampMs(1_800_000_000_000);
@@ -33,7 +34,7 @@ fn skipped(reason: &str) -> RunRow {
         nominal: None,
         started: TimestampMs(0),
         ended: None,
-        outcome: Some(crate::store::RunOutcome::Skipped),
+        outcome: Some(RunOutcome::Skipped),
         reason: Some(reason.into()),
         report: None,
     }
@@ -63,6 +64,32 @@ fn days_of_disk_left_count_the_snapshots_and_stop_at_a_year() {
         left(then, (TimestampMs(DAY_MS - 1), 200_000_000), 1 << 30),
         None
     );
+}
+
+fn ended(s: &mut Status, outcome: RunOutcome) {
+    s.last_run = Some(RunRow {
+        run_id: 9,
+        kind: "training".into(),
+        mode: "full".into(),
+        trigger: "schedule".into(),
+        nominal: None,
+        started: s.now,
+        ended: Some(s.now),
+        outcome: Some(outcome),
+        reason: Some("no memory".into()),
+        report: None,
+    });
+}
+
+fn failed(s: &mut Status, nights: u32) {
+    ended(s, RunOutcome::Failed);
+    s.nights.failed_in_row = nights;
+}
+
+fn nights_skipped(s: &mut Status, nights: u32, learned: Option<TimestampMs>) {
+    ended(s, RunOutcome::Skipped);
+    s.nights.skipped_in_row = nights;
+    s.nights.learned = learned;
 }
 
 type Break = fn(&mut Status);
@@ -156,7 +183,62 @@ fn the_verdict_names_the_most_serious_trouble() {
             "no better than smart",
         ),
     ];
-    for (break_it, level, part) in cases {
+    let nights: [(Break, Level, &str); 6] = [
+        (
+            |s| s.daemon.as_mut().unwrap().clock_doubtful = true,
+            Level::Attention,
+            "nothing confirms it",
+        ),
+        (
+            |s| failed(s, 2),
+            Level::Attention,
+            "last night failed: no memory",
+        ),
+        (
+            |s| failed(s, 3),
+            Level::Attention,
+            "last 3 nights failed: no memory",
+        ),
+        (
+            |s| nights_skipped(s, 7, Some(s.now)),
+            Level::Attention,
+            "nothing was learned in 7 nights",
+        ),
+        (
+            |s| nights_skipped(s, 30, None),
+            Level::Attention,
+            "nothing was learned in 30 nights",
+        ),
+        (
+            |s| {
+                s.model = Some(ModelRow {
+                    version: 4,
+                    state: "live".into(),
+                    created: s.now.plus_ms(-61 * DAY_MS),
+                    promoted: None,
+                    retired: None,
+                    reason: String::new(),
+                    metrics: serde_json::Value::Null,
+                    size: 1,
+                });
+            },
+            Level::Attention,
+            "version 4 has been live for 61 days",
+        ),
+    ];
+    for quiet in [
+        (|s: &mut Status| nights_skipped(s, 6, Some(s.now))) as Break,
+        |s| nights_skipped(s, 29, None),
+        |s| {
+            nights_skipped(s, 9, Some(s.now));
+            s.store.newest = Some(s.now.plus_ms(-3 * DAY_MS));
+        },
+    ] {
+        let mut s = healthy();
+        quiet(&mut s);
+        assert_eq!(judge(&s).level, Level::Ok, "{:?}", judge(&s));
+    }
+    for (break_it, level, part) in cases.into_iter().chain(nights) {
         let mut s = healthy();
         break_it(&mut s);
         let verdict = judge(&s);

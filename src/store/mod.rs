@@ -15,6 +15,7 @@
 
 mod append;
 mod forecasts;
+mod meta;
 mod migrations;
 mod models;
 mod open;
@@ -35,8 +36,8 @@ pub use quarantine::{OTHER_TOPICS, QuarantineRow, SAMPLE_BYTES, TOPIC_BYTES, Top
 pub use read::{NamedSample, Reader, Samples};
 pub use retention::Removed;
 pub use rows::{
-    EventRow, ForecastRow, LifeRow, LiveAccuracy, ModelRow, NewModel, NewRun, RejectCount,
-    RunOutcome, RunRow, Sample, StoreTotals,
+    Deletion, EventRow, FailureKind, ForecastRow, LifeRow, LiveAccuracy, ModelRow, NewModel,
+    NewRun, NightRecord, RejectCount, RunOutcome, RunRow, RunSummary, Sample, StoreTotals, Tries,
 };
 pub use writer::{
     AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store, Writer, WriterGauges,

@@ -90,7 +90,7 @@ impl Reader {
         let rows = self.rows(
             "read readings",
             "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
-                    humidity, fan_on, clock_trusted AND time_source <> ?5
+                    humidity, fan_on, time_source = ?5 OR (time_source = ?6 AND clock_trusted)
              FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
              ORDER BY ts_ms, device_no LIMIT ?4",
             params![
@@ -98,7 +98,8 @@ impl Reader {
                 after.1,
                 to.0,
                 PAGE as i64,
-                TimeSource::Implausible as i64
+                TimeSource::Device as i64,
+                TimeSource::Received as i64
             ],
             |row| {
                 let sample = Sample {
@@ -137,6 +138,30 @@ impl Reader {
                 ))
             },
         )
+    }
+
+    /// The hours since the epoch, from `from` to before `to`, in which there is a reading. One look
+    /// into the key for each of them, however many readings they hold.
+    pub fn hours_with_readings(
+        &self,
+        from: TimestampMs,
+        to: TimestampMs,
+    ) -> Result<Vec<i64>, StoreError> {
+        let act = "find the hours with readings";
+        let mut first = self
+            .conn
+            .prepare("SELECT min(ts_ms) FROM reading WHERE ts_ms >= ?1 AND ts_ms < ?2")
+            .map_err(sql(act))?;
+        let (mut hours, mut from) = (Vec::new(), from.0);
+        while let Some(ts) = first
+            .query_row([from, to.0], |r| r.get::<_, Option<i64>>(0))
+            .map_err(sql(act))?
+        {
+            let hour = ts.div_euclid(3_600_000);
+            hours.push(hour);
+            from = (hour + 1) * 3_600_000;
+        }
+        Ok(hours)
     }
 
     /// What the store holds.
@@ -268,7 +293,8 @@ mod tests {
             "INSERT INTO device VALUES (1, 'a', 0), (2, 'b', 0);
              WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 24999)
              INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
-             SELECT i / 2 * 1000, 1 + i % 2, 0, CASE i WHEN 10 THEN 2 ELSE 0 END, i <> 11, i FROM n;",
+             SELECT i / 2 * 1000, 1 + i % 2, 0, CASE i WHEN 10 THEN 2 WHEN 11 THEN 1 ELSE 0 END,
+                    i <> 11 AND i <> 12, i FROM n;",
         )
         .unwrap();
         let reader = Reader::open(&db).unwrap();
@@ -285,5 +311,28 @@ mod tests {
         let counted = reader.count(TimestampMs(1000), TimestampMs(12_000_000));
         assert_eq!(counted.unwrap(), seen.len() as u64);
         assert_eq!(reader.devices().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn hours_with_readings_are_found_however_many_those_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("n.db");
+        let conn = open::writing(&db).unwrap();
+        conn.execute_batch(
+            "INSERT INTO device VALUES (1, 'a', 0);
+             INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted)
+             VALUES (3599999, 1, 0, 0, 1), (3600000, 1, 0, 0, 1), (3600001, 1, 0, 0, 1),
+                    (18000000, 1, 0, 0, 1), (21600000, 1, 0, 0, 1);",
+        )
+        .unwrap();
+        let reader = Reader::open(&db).unwrap();
+        let hours = |from, to| {
+            reader
+                .hours_with_readings(TimestampMs(from), TimestampMs(to))
+                .unwrap()
+        };
+        assert_eq!(hours(0, 21_600_000), [0, 1, 5]);
+        assert_eq!(hours(3_600_000, 21_600_001), [1, 5, 6]);
+        assert_eq!(hours(30_000_000, i64::MAX), Vec::<i64>::new());
     }
 }

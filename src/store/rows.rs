@@ -93,7 +93,7 @@ pub struct NewRun {
     pub kind: &'static str,
     /// `full`, or for training `incremental`.
     pub mode: String,
-    /// `schedule`, `catch_up` or `manual`.
+    /// `schedule`, `catch_up`, `retry`, `running_time` or `manual`.
     pub trigger: &'static str,
     /// The scheduled moment it stands for.
     pub nominal: Option<TimestampMs>,
@@ -140,6 +140,104 @@ impl RunOutcome {
         ]
         .into_iter()
         .find(|o| o.as_str() == word)
+    }
+}
+
+/// What kind of failure a failed run was; in its report under `failure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// It may succeed another time.
+    Transient,
+    /// The same again would fail again.
+    Permanent,
+    /// It ended with the station: power cut, crash.
+    CutShort,
+}
+
+impl FailureKind {
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::Transient => "transient",
+            FailureKind::Permanent => "permanent",
+            FailureKind::CutShort => "cut_short",
+        }
+    }
+}
+
+/// The runs that stood for one scheduled moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    /// Runs that failed and may succeed another time.
+    pub transient: u32,
+    /// Runs that ended with the station.
+    pub cut_short: u32,
+    /// Runs that ended in any other way.
+    pub finished: u32,
+}
+
+/// How the runs of one kind did over a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Ended with a candidate that went live.
+    pub promoted: u32,
+    /// Ended with the live model staying.
+    pub kept: u32,
+    /// Had nothing to do.
+    pub skipped: u32,
+    /// Failed.
+    pub failed: u32,
+    /// Mean duration of those that were not skipped, s.
+    pub mean_s: Option<f64>,
+}
+
+impl RunSummary {
+    /// Share of the runs that had something to do and did it.
+    pub fn success(&self) -> Option<f64> {
+        let done = self.promoted + self.kept;
+        let all = done + self.failed;
+        (all > 0).then(|| f64::from(done) / f64::from(all))
+    }
+}
+
+/// How the newest nights went, for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NightRecord {
+    /// Nights since the last that did not fail; a night's tries count as one.
+    pub failed_in_row: u32,
+    /// Nights since the last that was not skipped.
+    pub skipped_in_row: u32,
+    /// When the newest night that learned began.
+    pub learned: Option<TimestampMs>,
+}
+
+/// What a request to delete a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// It is gone.
+    Done,
+    /// There is no such run.
+    Unknown,
+    /// It is still going on.
+    Running,
+    /// The schedule counts from it.
+    Newest,
+}
+
+impl Deletion {
+    /// The same for people.
+    pub fn sentence(self, run_id: i64) -> String {
+        match self {
+            Deletion::Done => format!("run {run_id} is deleted"),
+            Deletion::Unknown => {
+                format!("there is no run {run_id}; `nightwatt runs` lists them")
+            }
+            Deletion::Running => format!("run {run_id} is still going on"),
+            Deletion::Newest => {
+                format!("run {run_id} stays: the schedule counts from it until the next night")
+            }
+        }
     }
 }
 

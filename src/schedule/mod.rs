@@ -1,15 +1,18 @@
-//! When the next night is due: a pure decision over a cron expression or an interval, and the minute tick.
+//! When nights are due: cron expressions and intervals (pure), the decision to run one (pure), the minute tick.
+
+mod decide;
+mod ticker;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::OnceLock;
 
 use chrono::{DateTime, TimeZone, Utc};
 use chrono_tz::Tz;
-use clokwerk::timeprovider::TimeProvider;
-use clokwerk::{Interval, Scheduler};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
+
+pub use decide::{AHEAD_MS, CatchUp, Log, Moment, Night, Policy, Reason, Step, Tried, decide};
+pub use ticker::Ticker;
 
 use crate::reading::TimestampMs;
 
@@ -18,7 +21,7 @@ const HOUR_MS: i64 = 3_600_000;
 const LEAST_SPACING_MS: i64 = HOUR_MS;
 /// An expression without an occurrence in this long never has one (30 February).
 const LONGEST_WAIT_DAYS: i64 = 5 * 366;
-/// An occurrence this long past is a catch-up and not the tick's own delay.
+/// An occurrence this long past was missed; less is the tick's own delay.
 const ON_TIME_MS: i64 = 5 * 60_000;
 
 /// When to train.
@@ -130,13 +133,13 @@ fn check_spacing(cron: &Cron) -> Result<(), ScheduleError> {
     last.map(drop).ok_or(ScheduleError::Never)
 }
 
-/// An occurrence that is to be run now.
+/// An occurrence that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
     /// The scheduled moment; stored with the run, so that it never runs twice.
     pub nominal: TimestampMs,
-    /// True where its time passed while the station was off.
-    pub catch_up: bool,
+    /// True where its time passed without anybody noticing.
+    pub late: bool,
 }
 
 /// The latest occurrence after `since` that has come, if any.
@@ -155,15 +158,17 @@ pub fn due(schedule: &Schedule, zone: Tz, since: TimestampMs, now: TimestampMs) 
         Schedule::Cron(cron) => {
             // Looking further back cannot change which occurrence is the latest, as long as the
             // window holds one; the rarest schedule has one in five years.
-            [2, 40, LONGEST_WAIT_DAYS].into_iter().find_map(|days| {
-                let from = since.max(now.plus_ms(-days * 24 * HOUR_MS));
-                latest(cron, zone, from, now)
-            })
+            let back = |days: i64| since.max(now.plus_ms(-days * 24 * HOUR_MS));
+            let mut windows: Vec<_> = [2, 40, LONGEST_WAIT_DAYS].map(back).into();
+            windows.dedup();
+            windows
+                .into_iter()
+                .find_map(|from| latest(cron, zone, from, now))
         }
     }?;
     Some(Due {
         nominal,
-        catch_up: now.0 - nominal.0 > ON_TIME_MS,
+        late: now.0 - nominal.0 > ON_TIME_MS,
     })
 }
 
@@ -195,34 +200,6 @@ fn latest(cron: &Cron, zone: Tz, from: TimestampMs, now: TimestampMs) -> Option<
         .last()
 }
 
-/// A clock for the ticker that never goes back: the time at start plus what has passed since.
-struct SinceStart;
-
-impl TimeProvider for SinceStart {
-    fn now<Z: TimeZone + Sync + Send>(zone: &Z) -> DateTime<Z> {
-        static START: OnceLock<(DateTime<Utc>, std::time::Instant)> = OnceLock::new();
-        let (wall, instant) = START.get_or_init(|| (Utc::now(), std::time::Instant::now()));
-        (*wall + instant.elapsed()).with_timezone(zone)
-    }
-}
-
-/// Calls a closure once a minute of running time, whatever the wall clock does.
-pub struct Ticker(Scheduler<Utc, SinceStart>);
-
-impl Ticker {
-    /// A ticker that runs `tick` from [`Ticker::run_pending`] each time a minute has passed.
-    pub fn every_minute(tick: impl FnMut() + Send + 'static) -> Self {
-        let mut scheduler = Scheduler::with_tz_and_provider(Utc);
-        scheduler.every(Interval::Minutes(1)).run(tick);
-        Self(scheduler)
-    }
-
-    /// Runs the closure if its minute has passed; call it every second or so.
-    pub fn run_pending(&mut self) {
-        self.0.run_pending();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,7 +222,7 @@ mod tests {
             d,
             Due {
                 nominal: t("2026-06-02T02:00:00Z"),
-                catch_up: false
+                late: false
             }
         );
         assert_eq!(
@@ -268,7 +245,7 @@ mod tests {
             d,
             Due {
                 nominal: t("2026-06-11T02:00:00Z"),
-                catch_up: true
+                late: true
             }
         );
         assert_eq!(due(&nightly(), Tz::UTC, d.nominal, now), None);
@@ -289,7 +266,7 @@ mod tests {
                 while now < t("2027-01-01T12:00:00Z") {
                     now = now.plus_min(30);
                     if let Some(d) = due(&schedule, zone, last, now) {
-                        assert!(!d.catch_up, "{zone} {schedule} {now}");
+                        assert!(!d.late, "{zone} {schedule} {now}");
                         last = d.nominal;
                         runs += 1;
                     }
@@ -309,7 +286,7 @@ mod tests {
             d,
             Due {
                 nominal: t("2026-06-02T09:00:00Z"),
-                catch_up: true
+                late: true
             }
         );
         assert_eq!(

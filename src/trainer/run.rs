@@ -1,0 +1,384 @@
+//! One training run from its row in the run log to its outcome: enough new data, the child, registration, the report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Learned, Report, TrainerError, in_child, job, lookback, register};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::errors::{causes, chain};
+use crate::night::Mode;
+use crate::quality::{Check, Quality};
+use crate::reading::TimestampMs;
+use crate::schedule::Night;
+use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
+
+const HOUR_MS: i64 = 3_600_000;
+/// A day counts as new data once so many of its hours hold readings.
+const HOURS_OF_A_DAY: u32 = 4;
+
+/// Why a run takes place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// The schedule.
+    Scheduled(Night),
+    /// Somebody asked.
+    Manual(Asked),
+}
+
+/// What somebody asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    /// A mode of their own.
+    pub mode: Option<Mode>,
+    /// However little is new.
+    pub force: bool,
+}
+
+impl Trigger {
+    /// The stored word.
+    fn as_str(self) -> &'static str {
+        match self {
+            Trigger::Scheduled(night) => night.reason.as_str(),
+            Trigger::Manual(_) => "manual",
+        }
+    }
+
+    fn nominal(self) -> Option<TimestampMs> {
+        match self {
+            Trigger::Scheduled(night) => night.nominal,
+            Trigger::Manual(_) => None,
+        }
+    }
+
+    fn mode(self) -> Option<Mode> {
+        match self {
+            Trigger::Scheduled(night) => night.full.then_some(Mode::Full),
+            Trigger::Manual(asked) => asked.mode,
+        }
+    }
+
+    fn forced(self) -> bool {
+        matches!(self, Trigger::Manual(Asked { force: true, .. }))
+    }
+}
+
+/// What a run works with.
+#[derive(Clone)]
+pub struct Station {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The writer.
+    pub store: Store,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// This program, for the child.
+    pub program: PathBuf,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunEnd {
+    /// Its number.
+    pub run_id: i64,
+    /// Its outcome.
+    pub outcome: RunOutcome,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// The version that is live now, where the outcome is `promoted`.
+    pub promoted: Option<i64>,
+    /// Everything measured.
+    pub report: Option<Report>,
+}
+
+impl RunEnd {
+    fn failed(run_id: i64, reason: String) -> Self {
+        Self {
+            run_id,
+            outcome: RunOutcome::Failed,
+            reason,
+            promoted: None,
+            report: None,
+        }
+    }
+}
+
+/// What came in since the last night that learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewData {
+    /// When that night began; absent before the first.
+    pub since: Option<TimestampMs>,
+    /// Local days with readings in at least four hours since then.
+    pub days: u32,
+    /// Days a night needs.
+    pub needed: u32,
+}
+
+impl NewData {
+    fn look(reader: &Reader, config: &Config, now: TimestampMs) -> Result<Self, StoreError> {
+        let since = reader.last_learned(now)?.map(|(began, _)| began);
+        let from = since.map_or(lookback(config, now), |t| t.max(lookback(config, now)));
+        let hours = reader.hours_with_readings(from, now)?;
+        Ok(Self {
+            since,
+            days: days(&hours, config.site.zone()),
+            needed: config.training.min_new_days,
+        })
+    }
+
+    /// Whether a night has something to learn from; the first finds out for itself.
+    pub fn enough(&self) -> bool {
+        self.since.is_none() || self.days >= self.needed
+    }
+
+    fn sentence(&self) -> String {
+        match self.since {
+            None => format!(
+                "No night has learned yet; there are {} days of readings.",
+                self.days
+            ),
+            Some(since) => format!(
+                "There are {} days of new readings since the night of {since}; {} are needed.",
+                self.days, self.needed
+            ),
+        }
+    }
+}
+
+/// Local days with at least [`HOURS_OF_A_DAY`] of these hours since the epoch.
+fn days(hours: &[i64], zone: Tz) -> u32 {
+    let mut days: BTreeMap<_, u32> = BTreeMap::new();
+    for hour in hours {
+        let local = TimestampMs(hour * HOUR_MS).to_utc().with_timezone(&zone);
+        *days.entry(local.date_naive()).or_default() += 1;
+    }
+    days.values().filter(|h| **h >= HOURS_OF_A_DAY).count() as u32
+}
+
+/// What a run now would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// Whether it would train.
+    pub would_train: bool,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// What is new.
+    pub new: NewData,
+    /// Readings it would learn from.
+    pub rows: u64,
+    /// Local days that hold them.
+    pub days: u32,
+    /// What is wrong with the new readings.
+    pub quality: Quality,
+}
+
+/// Looks at what a run now would do, without doing it.
+pub fn preview(config: &Config, now: TimestampMs, force: bool) -> Result<Preview, StoreError> {
+    let reader = Reader::open(&config.store.path)?;
+    let new = NewData::look(&reader, config, now)?;
+    let from = lookback(config, now);
+    let days = days(&reader.hours_with_readings(from, now)?, config.site.zone());
+    let (mut check, mut rows) = (Check::default(), 0);
+    for sample in reader.named_samples(from, now)? {
+        let (device, ts, values) = sample?;
+        rows += 1;
+        if new.since.is_none_or(|since| ts >= since) {
+            check.push(&device, ts, &values);
+        }
+    }
+    let training = &config.training;
+    let needed = training.min_days + training.holdback_days;
+    let (would_train, reason) = if days < needed {
+        let text = "days of readings; the first night needs";
+        (false, format!("There are {days} {text} {needed}."))
+    } else {
+        (force || new.enough(), new.sentence())
+    };
+    Ok(Preview {
+        would_train,
+        reason,
+        new,
+        rows,
+        days,
+        quality: check.finish(),
+    })
+}
+
+/// Runs one night and logs it; the error is that of the log itself. `cancel` ends the child.
+pub async fn train(
+    station: &Station,
+    trigger: Trigger,
+    cancel: impl Future<Output = ()>,
+) -> Result<RunEnd, StoreError> {
+    let store = &station.store;
+    let started = station.clock.now();
+    let configured = station.config.training.mode;
+    let run = NewRun {
+        kind: "training",
+        mode: trigger.mode().unwrap_or(configured).to_string(),
+        trigger: trigger.as_str(),
+        nominal: trigger.nominal(),
+        started,
+    };
+    let run_id = store.start_run(run).await?;
+    let (end, report) = carry_out(station, run_id, started, trigger, cancel).await;
+    // In full where any of its nights was.
+    let modes = end.report.iter().flat_map(|r| &r.horizons).map(|n| n.mode);
+    let full = modes.clone().any(|mode| mode == Mode::Full);
+    let mode = modes
+        .last()
+        .map(|m| if full { Mode::Full } else { m }.to_string());
+    let ended = station.clock.now();
+    store
+        .end_run(
+            run_id,
+            ended,
+            mode,
+            end.outcome,
+            end.reason.clone(),
+            Some(report),
+        )
+        .await?;
+    Ok(end)
+}
+
+/// The run itself, and what goes into the log as its report.
+async fn carry_out(
+    station: &Station,
+    run_id: i64,
+    started: TimestampMs,
+    trigger: Trigger,
+    cancel: impl Future<Output = ()>,
+) -> (RunEnd, Value) {
+    let mut stages = Stages::default();
+    let failed = |error: &TrainerError| {
+        let report = json!({ "failure": error.kind(), "errors": causes(error) });
+        (RunEnd::failed(run_id, chain(error)), report)
+    };
+    let config = station.config.clone();
+    let look = move || NewData::look(&Reader::open(&config.store.path)?, &config, started);
+    let new = match tokio::task::spawn_blocking(look).await {
+        Ok(Ok(new)) => new,
+        Ok(Err(error)) => return failed(&error.into()),
+        Err(error) => return failed(&TrainerError::Answer(error.to_string())),
+    };
+    stages.end("check");
+    if !new.enough() && !trigger.forced() {
+        let end = RunEnd {
+            outcome: RunOutcome::Skipped,
+            ..RunEnd::failed(run_id, new.sentence())
+        };
+        return (end, json!({ "new": new }));
+    }
+    let live = Reader::open(&station.config.store.path).and_then(|r| r.live_version());
+    let live = match live {
+        Ok(live) => live,
+        Err(error) => return failed(&error.into()),
+    };
+    let job = job(&station.config, started, trigger.mode(), live, new.since);
+    let learned = match in_child(&station.program, &job, cancel).await {
+        Ok(learned) => learned,
+        Err(error) => return failed(&error),
+    };
+    let Learned {
+        report,
+        quality,
+        read_ms,
+        learn_ms,
+    } = learned;
+    stages.end("train");
+    stages.of_child(read_ms, learn_ms);
+    let judged = match register::judged(run_id, report) {
+        Ok(judged) => judged,
+        Err(error) => return failed(&error),
+    };
+    let end = match register::conclude(station, run_id, started, live, judged).await {
+        Ok(end) => end,
+        Err(error) => return failed(&error.into()),
+    };
+    stages.end("register");
+    let mut report = match serde_json::to_value(&end.report) {
+        Ok(Value::Object(report)) => report,
+        _ => serde_json::Map::new(),
+    };
+    report.insert("new".into(), json!(new));
+    report.insert("quality".into(), json!(quality));
+    report.insert("stages_ms".into(), json!(stages.ms));
+    (end, Value::Object(report))
+}
+
+/// How long each stage took.
+struct Stages {
+    began: Instant,
+    ms: BTreeMap<&'static str, u64>,
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            ms: BTreeMap::new(),
+        }
+    }
+}
+
+impl Stages {
+    /// A stage ends here and the next begins.
+    fn end(&mut self, name: &'static str) {
+        let now = Instant::now();
+        let ms = now.duration_since(std::mem::replace(&mut self.began, now));
+        self.ms.insert(name, ms.as_millis() as u64);
+    }
+
+    /// The stage `train` in its parts, as the child has measured them.
+    fn of_child(&mut self, read_ms: u64, learn_ms: u64) {
+        let all = self.ms.remove("train").unwrap_or_default();
+        self.ms.insert("read", read_ms);
+        self.ms.insert("learn", learn_ms);
+        self.ms
+            .insert("start_child", all.saturating_sub(read_ms + learn_ms));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_counts_once_four_of_its_local_hours_hold_readings() {
+        // Madrid in winter is an hour ahead: its days begin at 23:00 UTC.
+        let zone = Tz::Europe__Madrid;
+        let midnight = 24 * 20_100 - 1;
+        assert_eq!(days(&[], zone), 0);
+        assert_eq!(days(&[midnight, midnight + 1, midnight + 2], zone), 0);
+        let night: Vec<i64> = (midnight - 22..midnight + 2).collect();
+        assert_eq!(days(&night, zone), 1);
+        let two: Vec<i64> = (midnight - 4..midnight + 4).collect();
+        assert_eq!(days(&two, zone), 2);
+        assert_eq!(days(&two, Tz::UTC), 1);
+    }
+
+    #[test]
+    fn the_first_night_is_not_held_up_and_later_ones_need_news() {
+        let first = NewData {
+            since: None,
+            days: 0,
+            needed: 1,
+        };
+        assert!(first.enough());
+        let later = NewData {
+            since: Some(TimestampMs(0)),
+            ..first
+        };
+        assert!(!later.enough());
+        assert!(later.sentence().contains("0 days"), "{}", later.sentence());
+        assert!(NewData { days: 1, ..later }.enough());
+    }
+}
