@@ -230,11 +230,9 @@ pub async fn train(
     let run_id = store.start_run(run).await?;
     let (end, report) = carry_out(station, run_id, started, trigger, cancel).await;
     // In full where any of its nights was.
-    let modes = end.report.iter().flat_map(|r| &r.horizons).map(|n| n.mode);
-    let full = modes.clone().any(|mode| mode == Mode::Full);
-    let mode = modes
-        .last()
-        .map(|m| if full { Mode::Full } else { m }.to_string());
+    let nights = end.report.iter().flat_map(|r| &r.horizons);
+    let full = nights.clone().find(|n| n.mode == Mode::Full);
+    let mode = full.or(nights.clone().next()).map(|n| n.mode.to_string());
     let ended = station.clock.now();
     store
         .end_run(

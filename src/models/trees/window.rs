@@ -333,8 +333,8 @@ mod tests {
             &codes[from * width..to * width]
         );
         // Once more what was dropped at the new end: as if it had never been gone.
-        for number in 7..days.len() {
-            window.add(number as i32, &days[number]).unwrap();
+        for (number, day) in (0..).zip(&days).skip(7) {
+            window.add(number, day).unwrap();
         }
         assert_eq!(window.targets(), &whole.targets()[from..]);
 
