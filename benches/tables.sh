@@ -13,6 +13,8 @@ backtest="$PWD/${CARGO_TARGET_DIR:-target}/release/nightwatt backtest"
     $backtest $upm --device upm-1-47596
     $backtest enerpos_reunion_10min.csv.gz --site=-21.34,55.49,Indian/Reunion
     $backtest ugm_tracker_2min.csv.gz --site=-7.77,110.38,Asia/Jakarta
+    $backtest $upm --horizon 60,180,1440
+    $backtest $upm --device upm-1-47596 --horizon 60,180,1440
     $backtest $upm --device upm-1-47596 --protocol nightly --days 60
     $backtest $upm --device upm-1-47596 --protocol nightly
 )

@@ -23,6 +23,7 @@ use crate::mqtt::flat::TopicTemplate;
 use crate::reading::TimestampMs;
 use crate::shutdown::Shutdown;
 use crate::simulate::{Axes, Params, SimulateError, Simulator};
+use crate::status::wrap;
 use crate::store::{Reader, StoreError};
 use crate::sun::Site;
 use crate::trainer::{Asked, Report};
@@ -191,7 +192,10 @@ async fn tell(
     let Some(report) = report else {
         return Err(DemoError::Night { outcome, reason });
     };
-    println!("{outcome:<9} {reason}\n");
+    for (i, line) in wrap(&reason, 90, usize::MAX).iter().enumerate() {
+        println!("{:<9} {line}", if i == 0 { &outcome } else { "" });
+    }
+    println!();
     print!("{}", tables::report(&report.horizons));
 
     let asked = SystemClock.now();

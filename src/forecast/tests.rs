@@ -119,7 +119,10 @@ fn without_a_model_persistence_serves_and_a_swap_keeps_the_past() {
         (Model, before.smart_w)
     );
     assert!(live.serve(None).is_empty());
-    assert_eq!(live.forecast(device, noon(4)), std::slice::from_ref(&before));
+    assert_eq!(
+        live.forecast(device, noon(4)),
+        std::slice::from_ref(&before)
+    );
     other.horizon_min = 30;
     let unfit = live.serve(serving(&other, 2));
     assert_eq!(unfit, [(30, Kind::Power)], "made for another horizon");
