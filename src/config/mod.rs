@@ -221,7 +221,8 @@ fn from_table(table: Table) -> Result<Config, ConfigError> {
             value: lookup(&root, &key)
                 .filter(|v| !v.is_table())
                 .map(|v| shown(&key, v)),
-            problem: e.into_inner().message().trim_end().to_owned(),
+            // Without a source the text is the message and the keys on the way.
+            problem: e.into_inner().to_string().trim_end().replace('\n', " "),
             key,
         }
     })?;
