@@ -20,6 +20,12 @@ pub struct Reader {
     path: PathBuf,
 }
 
+/// SQL for "this reading's time is known": its own, or that of receipt by a clock that was trusted.
+pub(super) fn sound() -> String {
+    let (device, received) = (TimeSource::Device as i64, TimeSource::Received as i64);
+    format!("(time_source = {device} OR (time_source = {received} AND clock_trusted))")
+}
+
 impl Reader {
     /// Opens the database at `path`, whether or not a daemon is writing to it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
@@ -77,9 +83,11 @@ impl Reader {
     pub fn count(&self, from: TimestampMs, to: TimestampMs) -> Result<u64, StoreError> {
         self.conn
             .query_row(
-                "SELECT count(*) FROM reading WHERE ts_ms >= ?1 AND ts_ms < ?2
-                 AND clock_trusted AND time_source <> ?3",
-                params![from.0, to.0, TimeSource::Implausible as i64],
+                &format!(
+                    "SELECT count(*) FROM reading WHERE ts_ms >= ?1 AND ts_ms < ?2 AND {}",
+                    sound()
+                ),
+                params![from.0, to.0],
                 |row| row.get(0).map(i64::cast_unsigned),
             )
             .map_err(sql("count readings"))
@@ -89,18 +97,14 @@ impl Reader {
     fn page(&self, after: (i64, i64), to: TimestampMs) -> Result<Page, StoreError> {
         let rows = self.rows(
             "read readings",
-            "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
-                    humidity, fan_on, time_source = ?5 OR (time_source = ?6 AND clock_trusted)
-             FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
-             ORDER BY ts_ms, device_no LIMIT ?4",
-            params![
-                after.0,
-                after.1,
-                to.0,
-                PAGE as i64,
-                TimeSource::Device as i64,
-                TimeSource::Received as i64
-            ],
+            &format!(
+                "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
+                        humidity, fan_on, {}
+                 FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
+                 ORDER BY ts_ms, device_no LIMIT ?4",
+                sound()
+            ),
+            params![after.0, after.1, to.0, PAGE as i64],
             |row| {
                 let sample = Sample {
                     ts: TimestampMs(row.get(0)?),

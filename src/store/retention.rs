@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use rusqlite::{Transaction, params};
 
+use super::read::sound;
 use super::{Reader, Store, StoreError};
-use crate::reading::{Field, TimeSource, TimestampMs};
+use crate::reading::{Field, TimestampMs};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Pages given back in one transaction; each may mean moving another page.
@@ -67,14 +68,17 @@ impl Store {
         self.chore("remove an hour", move |tx| {
             let end = hour.start + HOUR_MS;
             keep(tx, &hour, &SEAL)?;
-            let sound: i64 = hour.devices.iter().map(|d| d.n).sum();
+            let summed_up: i64 = hour.devices.iter().map(|d| d.n).sum();
             let doubtful = tx
-                .prepare_cached("DELETE FROM reading WHERE ts_ms < ?1 AND NOT (clock_trusted AND time_source <> ?2)")?
-                .execute(params![end, TimeSource::Implausible as i64])?;
+                .prepare_cached(&format!(
+                    "DELETE FROM reading WHERE ts_ms < ?1 AND NOT {}",
+                    sound()
+                ))?
+                .execute([end])?;
             let readings = tx
                 .prepare_cached("DELETE FROM reading WHERE ts_ms < ?1")?
                 .execute([end])?;
-            if readings as i64 != sound {
+            if readings as i64 != summed_up {
                 // One came in between: rolled back, and summed up anew with the next attempt.
                 return Err(rusqlite::Error::StatementChangedRows(readings));
             }
@@ -176,10 +180,11 @@ impl Reader {
             act,
             &format!(
                 "SELECT device_no, count(*), min(power), max(power), {means} FROM reading
-                 WHERE ts_ms >= ?1 AND ts_ms < ?2 AND clock_trusted AND time_source <> ?3
-                 GROUP BY device_no"
+                 WHERE ts_ms >= ?1 AND ts_ms < ?2 AND {}
+                 GROUP BY device_no",
+                sound()
             ),
-            params![start, start + HOUR_MS, TimeSource::Implausible as i64],
+            params![start, start + HOUR_MS],
             |r| {
                 let mut means = [None; 8];
                 for (i, mean) in means.iter_mut().enumerate() {
