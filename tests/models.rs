@@ -30,7 +30,7 @@ fn with_versions(broker: &Broker, versions: i64, horizons: &str) -> Station {
     });
     station.stop();
     for version in 1..=versions {
-        let said = says(&station, &["train"]);
+        let said = says(&station, &["train", "--force"]);
         assert!(said.contains("promoted"), "{said}");
         assert_eq!(live(&station), version);
     }
@@ -167,7 +167,7 @@ fn versions_are_promoted_rolled_back_and_replaced_when_damaged() {
     let text = station.status()["verdict"]["text"].to_string();
     assert!(text.contains("persistence forecasts"), "{text}");
     station.stop();
-    says(&station, &["train"]);
+    says(&station, &["train", "--force"]);
     assert_eq!(live(&station), 4);
     station.start();
     station.wait_connected();

@@ -109,13 +109,8 @@ fn a_flood_of_bad_messages_is_sampled_counted_and_does_not_stop_the_good_ones() 
 fn new_devices_are_capped_and_known_ones_are_never_refused() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), "");
-    let mut station = Station::new(&broker.url(), "[store]\nmax_devices = 3");
-    // [store] stands twice otherwise.
-    let conf = station.dir.path().join("n.toml");
-    let toml = std::fs::read_to_string(&conf).unwrap();
-    let toml = toml.replace("\n[store]\nmax_devices = 3", "");
-    let toml = toml.replace("path = \"n.db\"", "path = \"n.db\"\nmax_devices = 3");
-    std::fs::write(&conf, toml).unwrap();
+    let mut station = Station::new(&broker.url(), "");
+    station.set("[store]", "max_devices = 3");
     station.start();
     station.wait_connected();
     let from = |device: usize, second: i64| {

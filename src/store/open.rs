@@ -181,7 +181,11 @@ pub(super) fn read_only(db: &Path) -> Result<Connection, StoreError> {
     // SQLite would say "unable to open database file" and nothing else. Looked at and never opened:
     // closing any descriptor of the file drops every POSIX lock that this process has on it, the
     // writer's too, and the next foreign program to close the database would delete the live WAL.
-    std::fs::metadata(db).map_err(|source| file_error("read the database", db, source))?;
+    let looked = std::fs::metadata(db).and_then(|m| match m.is_file() {
+        true => Ok(()),
+        false => Err(std::io::Error::other("it is not a file")),
+    });
+    looked.map_err(|source| file_error("read the database", db, source))?;
     let open = || -> Result<Connection, rusqlite::Error> {
         let conn = Connection::open_with_flags(db, READ_ONLY)?;
         conn.busy_timeout(BUSY_TIMEOUT)?;

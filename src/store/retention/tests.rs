@@ -81,7 +81,7 @@ fn roll_ups_are_the_means_of_complete_hours_and_follow_late_readings() {
         .unwrap()
         .execute_batch(
             "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
-             VALUES (1, 1, 0, 0, 1, 1e6), (2, 1, 0, 2, 1, 1e9), (3, 1, 0, 0, 0, 1e9)",
+             VALUES (1, 1, 0, 0, 1, 1e6), (2, 1, 0, 2, 1, 1e9), (3, 1, 0, 1, 0, 1e9)",
         )
         .unwrap();
     assert_eq!(one::<i64>(dir.path(), WRONG), 1);
