@@ -364,23 +364,3 @@ fn describe(decoded: &Decoded) -> Vec<String> {
     }
     said
 }
-
-#[test]
-#[ignore]
-fn speed() {
-    let payload = br#"{"device_id":"x1","ts":"2026-09-12T12:00:00Z","servo_angle":37.5,"lux":48210,"voltage":36.9,"current":7.81,"power":288.2,"temperature":41.3,"humidity":22,"fan_on":true}"#;
-    let mut rules = flat();
-    for _ in 0..5 {
-        let t = std::time::Instant::now();
-        for _ in 0..300_000 {
-            std::hint::black_box(rules.decode(
-                b"solar/t07/telemetry",
-                std::hint::black_box(payload),
-                false,
-                NOW,
-                true,
-            ));
-        }
-        eprintln!("{} ns", t.elapsed().as_nanos() / 300_000);
-    }
-}
