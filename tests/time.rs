@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use chrono::{DateTime, Days, NaiveDate, Offset, TimeZone, Utc};
+use chrono::{DateTime, Days, NaiveDate, Offset, TimeZone};
 use chrono_tz::{TZ_VARIANTS, Tz};
 use nightwatt::clock::{Evidence, Glance, Trust};
 use nightwatt::reading::TimestampMs;
@@ -466,16 +466,4 @@ fn hourly_power_cuts_double_nothing() {
     assert!((28..=31).contains(&nights.len()), "{:?}", world.times());
     nights.dedup();
     assert_eq!(nights.len(), world.runs.len());
-}
-
-#[test]
-fn the_wall_clock_of_this_machine_agrees_with_the_simulation() {
-    // The zone database in the binary knows the instant that chrono computes for the same local time.
-    let summer = Tz::Europe__Madrid
-        .with_ymd_and_hms(2026, 3, 29, 3, 0, 0)
-        .unwrap();
-    assert_eq!(
-        summer.with_timezone(&Utc),
-        Utc.with_ymd_and_hms(2026, 3, 29, 1, 0, 0).unwrap()
-    );
 }

@@ -255,15 +255,15 @@ fn dispatch(cli: Cli) -> Outcome {
             Ok(Exit::Done)
         }
         Verb::Run(args) => run::run(cli.config, args.log),
-        Verb::CheckConfig => run::check_config(&config()?),
+        Verb::CheckConfig => run::check_config(cli.config.as_deref(), &config()?),
         Verb::Topics(args) => topics::topics(&config()?, args),
-        Verb::Status(args) => show::show_status(&places(), args.json),
+        Verb::Status(args) => show::show_status(&places()?, args.json),
         Verb::Train(args) => train::train(config()?, args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
-        Verb::Quarantine(args) => quarantine::quarantine(&places(), args),
-        Verb::Runs(args) => runs::runs(&places(), args),
-        Verb::Models(args) => models::models(&places(), args),
-        Verb::Forecast(args) => show::forecast(&places(), args),
+        Verb::Quarantine(args) => quarantine::quarantine(&places()?, args),
+        Verb::Runs(args) => runs::runs(&places()?, args),
+        Verb::Models(args) => models::models(&places()?, args),
+        Verb::Forecast(args) => show::forecast(&places()?, args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),
         Verb::Backtest(args) => {
@@ -311,11 +311,16 @@ fn load(path: Option<&Path>) -> Result<Config, Failure> {
 }
 
 /// For commands that only look: a configuration that is wrong must not hide what the daemon says of it.
-fn find(path: Option<&Path>) -> Config {
-    load(path).unwrap_or_else(|Failure(_, why)| {
-        eprintln!("nightwatt: the configuration is not valid: {why}");
-        Config::places(path)
-    })
+fn find(path: Option<&Path>) -> Result<Config, Failure> {
+    match Config::load(path, std::env::vars()) {
+        Ok(config) => Ok(config),
+        // A file that is not there says nothing of where the daemon is.
+        Err(e @ ConfigError::Read { .. }) => Err(Failure(Exit::Usage, chain(&e))),
+        Err(e) => {
+            eprintln!("nightwatt: the configuration is not valid: {}", chain(&e));
+            Ok(Config::places(path))
+        }
+    }
 }
 
 /// What still reads or writes at the end gets this long.

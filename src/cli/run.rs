@@ -1,13 +1,13 @@
 //! `run` and `check-config`: the daemon from the shell and from systemd, and its log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sd_notify::NotifyState;
 
 use super::{Exit, Failure, Outcome, block_on, load};
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_PATH};
 use crate::daemon::Surroundings;
 use crate::daemon::reload::{self, Refusal, Service, Word};
 use crate::errors::chain;
@@ -17,6 +17,9 @@ use crate::shutdown::{Hangup, Shutdown};
 pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
     let config = load(path.as_deref())?;
     logging::to_stderr(log, "info");
+    if no_file(path.as_deref()) {
+        tracing::info!("there is no configuration file: everything has its default");
+    }
     let service = Service {
         load: || Config::load(path.as_deref(), std::env::vars()),
         tell,
@@ -37,6 +40,11 @@ pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
     } else {
         Exit::Done
     })
+}
+
+/// Whether the configuration consists of defaults, and perhaps of the environment.
+fn no_file(path: Option<&Path>) -> bool {
+    path.is_none() && !Path::new(DEFAULT_PATH).exists()
 }
 
 /// systemd's folder of credentials, if there is one.
@@ -60,9 +68,12 @@ fn tell(word: Word<'_>) {
     }
 }
 
-pub(super) fn check_config(config: &Config) -> Outcome {
+pub(super) fn check_config(path: Option<&Path>, config: &Config) -> Outcome {
     reload::check(config, credentials().as_deref()).map_err(|e| Failure(Exit::Usage, chain(&e)))?;
     println!("configuration is valid");
+    if no_file(path) {
+        println!("  file      none: everything has its default");
+    }
     println!(
         "  broker    {} as {:?}",
         config.mqtt.url, config.mqtt.client_id

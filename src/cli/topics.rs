@@ -89,7 +89,7 @@ pub(super) fn topics(config: &Config, args: TopicsArgs) -> Outcome {
     let suffix = format!("-topics-{}", std::process::id());
     let options = LinkOptions::new(&config.mqtt, &suffix, credentials.as_deref())
         .map_err(|e| Failure(Exit::Usage, chain(&e)))?;
-    let heard = block_on(async {
+    let mut heard = block_on(async {
         let stop = Shutdown::on_signals()?;
         let (sender, mut link) = options.open();
         let mut heard = Heard::default();
@@ -102,6 +102,9 @@ pub(super) fn topics(config: &Config, args: TopicsArgs) -> Outcome {
         }
         Ok(heard)
     })?;
+    // What the daemon publishes is no device.
+    let own = format!("{}/", config.mqtt.topic_prefix);
+    heard.topics.retain(|topic, _| !topic.starts_with(&own));
     let seen: Vec<Seen> = heard.topics.into_values().collect();
     let guesses = guess::guess(&seen, SystemClock.now());
     if args.json.json {
@@ -190,7 +193,7 @@ fn screen(messages: u64, topics: usize, guesses: &Guesses) -> String {
     } else {
         let _ = writeln!(
             out,
-            "\n# For the configuration, in place of the [[mqtt.topics]] there:\n"
+            "\n# For the configuration, beside the rules of devices that were silent just now:\n"
         );
         out += &rules(&guesses.patterns);
     }

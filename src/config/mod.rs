@@ -256,6 +256,16 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
             "client_cert_file and client_key_file go together",
         );
     }
+    let own = format!("{}/", mqtt.topic_prefix);
+    if let Some(i) = (mqtt.topics.iter()).position(|rule| rule.filter.starts_with(&own)) {
+        return Err(ConfigError::Invalid {
+            key: format!("mqtt.topics[{i}].filter"),
+            value: Some(format!("{:?}", mqtt.topics[i].filter)),
+            problem: format!(
+                "nightwatt publishes below {own} itself, and would learn its own forecasts"
+            ),
+        });
+    }
     if mqtt.topic_prefix.is_empty() || mqtt.topic_prefix.contains(['+', '#']) {
         return refuse("mqtt.topic_prefix", "accepted: a topic without wildcards");
     }

@@ -91,6 +91,14 @@ fn errors_name_key_value_and_range() {
             ["mqtt.topics[0].fields.power.unit", "hp", "kW"],
         ),
         (
+            "[[mqtt.topics]]\nfilter = \"nightwatt/+/forecast\"",
+            [
+                "mqtt.topics[0].filter",
+                "nightwatt/+/forecast",
+                "its own forecasts",
+            ],
+        ),
+        (
             "[[mqtt.topics]]\nfilter = \"a/+\"\nfields.power = 7",
             ["mqtt.topics[0].fields", "fields.power", "list"],
         ),

@@ -166,7 +166,8 @@ impl Daemon {
         let intake = Intake {
             link,
             sender: intake_sender.clone(),
-            reader: payload::Reader::new(&config.mqtt.topics, config.mqtt.max_age_days)?,
+            reader: payload::Reader::new(&config.mqtt.topics, config.mqtt.max_age_days)?
+                .without(&config.mqtt.topic_prefix),
             admission: Admission::new(
                 reader.devices()?.into_iter().map(|(_, device)| device),
                 config.store.max_devices,

@@ -52,6 +52,8 @@ pub struct Decoded {
 pub struct Reader {
     rules: Vec<Rule>,
     max_age_days: u32,
+    /// Below this we publish ourselves.
+    own: Option<String>,
     sibling_times: HashMap<DeviceId, TimestampMs>,
 }
 
@@ -76,8 +78,16 @@ impl Reader {
         Ok(Self {
             rules: ready.collect::<Result<_, _>>()?,
             max_age_days,
+            own: None,
             sibling_times: HashMap::new(),
         })
+    }
+
+    /// The same, with nothing new in whatever comes below `prefix`: a wide filter such as `#` would
+    /// otherwise take our own forecasts for readings.
+    pub fn without(mut self, prefix: &str) -> Self {
+        self.own = Some(format!("{prefix}/"));
+        self
     }
 
     /// What to subscribe to.
@@ -117,6 +127,13 @@ impl Reader {
             return Err(RejectReason::TooLarge);
         }
         let topic = std::str::from_utf8(topic).map_err(|_| RejectReason::UnknownTopic)?;
+        if self
+            .own
+            .as_deref()
+            .is_some_and(|own| topic.starts_with(own))
+        {
+            return Ok(Decoded::default());
+        }
         let mut matched = false;
         for rule in &self.rules {
             let Some(captures) = rule.filter.matches(topic) else {

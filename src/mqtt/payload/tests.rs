@@ -364,3 +364,21 @@ fn describe(decoded: &Decoded) -> Vec<String> {
     }
     said
 }
+
+#[test]
+fn what_we_publish_ourselves_is_never_a_reading() {
+    let rule = TopicRule {
+        filter: "#".into(),
+        ..TopicRule::default()
+    };
+    let reader = Reader::new(&[rule], 30).unwrap();
+    let payload = br#"{"device":"t","power":7}"#;
+    let own = "nightwatt/t/forecast";
+    let ignoring = reader.without("nightwatt");
+    let live = |mut reader: Reader, topic: &str| {
+        let decoded = reader.decode(topic.as_bytes(), payload, false, NOW, true);
+        decoded.readings.len()
+    };
+    assert_eq!(live(ignoring.clone(), own), 0);
+    assert_eq!(live(ignoring, "nightwatts/t"), 1);
+}
