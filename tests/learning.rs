@@ -11,7 +11,7 @@ use nightwatt::daemon::{Daemon, Surroundings};
 use nightwatt::shutdown::Shutdown;
 
 use crate::intake::{now_plus_s, publish};
-use crate::support::{Broker, NIGHTWATT, Station, wait_for};
+use crate::support::{Broker, NIGHTWATT, Station, put_history, wait_for};
 
 pub fn subscribe_once(broker: &Broker, topic: &str) -> Option<serde_json::Value> {
     let out = Command::new("mosquitto_sub")
@@ -131,31 +131,6 @@ fn without_enough_days_a_night_is_skipped_with_the_reason() {
     assert!(String::from_utf8(out.stdout).unwrap().contains("skipped"));
 }
 
-/// Puts sixteen days of a device under clouds into the station's own store, the last of them yesterday.
-fn put_history(station: &Station) {
-    station.run(&["train"]);
-    let conn = rusqlite::Connection::open(station.db()).unwrap();
-    conn.execute("INSERT OR IGNORE INTO device VALUES (1, 't01', 0)", [])
-        .unwrap();
-    let (day_ms, mut lot, mut sky) = (86_400_000, 7u64, 1.0);
-    let midnight = SystemClock.now().0 / day_ms * day_ms;
-    for slot in 0..16 * 288 {
-        lot = lot.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        if lot >> 60 == 0 {
-            sky = 0.2 + 0.8 * (lot >> 11 & 0xFF) as f64 / 255.0;
-        }
-        let hour = (slot % 288) as f64 / 12.0;
-        let light = ((hour - 6.0) / 12.0 * std::f64::consts::PI).sin().max(0.0);
-        let at = midnight - 16 * day_ms + slot * 300_000;
-        conn.execute(
-            "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power, lux)
-             VALUES (?1, 1, 0, 0, 1, ?2, ?3)",
-            rusqlite::params![at, 100.0 * light * sky, 90_000.0 * light * sky],
-        )
-        .unwrap();
-    }
-}
-
 /// Trains, and gives the mode of the run and the bytes of its model.
 fn trained(station: &Station, words: &[&str]) -> (String, Vec<u8>) {
     let out = station.run(&[words, &["--force"]].concat());
@@ -172,9 +147,12 @@ fn trained(station: &Station, words: &[&str]) -> (String, Vec<u8>) {
 
 #[test]
 fn two_processes_make_the_same_model_and_later_nights_go_on_from_the_cache() {
-    let [one, other] = [(); 2].map(|()| Station::new("mqtt://127.0.0.1:1", ""));
+    // Every candidate goes live, so that each run's model is the newest version.
+    let eager = "[training]\npromote = { min_improvement_percent = -100 }";
+    let [one, other] = [(); 2].map(|()| Station::new("mqtt://127.0.0.1:1", eager));
     for station in [&one, &other] {
-        put_history(station);
+        station.run(&["train"]);
+        put_history(station, 1, 16, 300);
     }
     let (mode, model) = trained(&one, &["train"]);
     assert_eq!(mode, "full", "the first night has nothing to go on from");

@@ -6,7 +6,7 @@ use nightwatt::clock::{Clock, SystemClock};
 
 use crate::intake::publish;
 use crate::learning::subscribe_once;
-use crate::support::{Broker, Station, wait_for};
+use crate::support::{Broker, Station, put_history, wait_for};
 
 /// So many versions of the same history, the last live; the daemon is stopped.
 fn with_versions(broker: &Broker, versions: i64, horizons: &str) -> Station {
@@ -18,17 +18,8 @@ fn with_versions(broker: &Broker, versions: i64, horizons: &str) -> Station {
     let mut station = Station::new(&broker.url(), &training);
     station.start();
     station.wait_connected();
-    let words = ["simulate", "--broker", &broker.url(), "--step", "600"];
-    let out = std::process::Command::new(crate::support::NIGHTWATT)
-        .args(words)
-        .args(["--days", "16", "--devices", "1"])
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{out:?}");
-    wait_for("the history", 30, || {
-        (station.rows() == 16 * 144).then_some(())
-    });
     station.stop();
+    put_history(&station, 1, 16, 600);
     for version in 1..=versions {
         let said = says(&station, &["train", "--force"]);
         assert!(said.contains("promoted"), "{said}");
