@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rumqttc::tokio_rustls::TlsConnector;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -311,7 +311,7 @@ impl LinkLoop {
                     self.send(request);
                 }
             }
-            read = c.read.read_buf(c.inbound.space()), if reading => {
+            read = c.inbound.receive(&mut c.read), if reading => {
                 if read.map_err(broken)? == 0 {
                     return Err(LinkError::Broken("the broker closed the connection".into()));
                 }
@@ -461,7 +461,7 @@ impl Connection {
                 Some(_) => return Err(LinkError::Broken("the broker greets wrongly".into())),
                 None => {}
             }
-            if read.read_buf(inbound.space()).await.map_err(broken)? == 0 {
+            if inbound.receive(&mut read).await.map_err(broken)? == 0 {
                 return Err(LinkError::Broken("the broker hung up on us".into()));
             }
         };
@@ -488,7 +488,7 @@ impl Connection {
         let sent = async {
             self.write.write_all_buf(&mut self.outbound).await?;
             self.write.shutdown().await?;
-            while self.read.read_buf(self.inbound.space()).await? > 0 {
+            while self.inbound.receive(&mut self.read).await? > 0 {
                 self.inbound.clear();
             }
             Ok::<_, std::io::Error>(())

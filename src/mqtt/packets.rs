@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use rumqttc::mqttbytes::{self as v4, v4 as p4};
 use rumqttc::v5::mqttbytes::{self as v5, v5 as p5};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::link::{LinkError, Message};
 use crate::config::Protocol;
@@ -166,10 +167,15 @@ impl Inbound {
         }
     }
 
-    /// Where the next read of the socket goes.
-    pub(super) fn space(&mut self) -> &mut BytesMut {
+    /// Reads some more; how much. Only once [`Inbound::next`] has nothing left, and never more at once than
+    /// has room: a buffer that grows with what the socket holds grows without end while a backlog comes in.
+    /// May be dropped and called again at any point.
+    pub(super) async fn receive(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+    ) -> std::io::Result<usize> {
         self.bytes.reserve(READ_BYTES);
-        &mut self.bytes
+        from.read_buf(&mut (&mut self.bytes).limit(READ_BYTES)).await
     }
 
     /// Throws away what has been read.
@@ -330,7 +336,7 @@ mod tests {
 
     fn inbound(protocol: Protocol, limit: usize, bytes: &[u8]) -> Inbound {
         let mut inbound = Inbound::new(protocol, limit);
-        inbound.space().extend_from_slice(bytes);
+        inbound.bytes.extend_from_slice(bytes);
         inbound
     }
 
@@ -350,7 +356,7 @@ mod tests {
             let mut inbound = inbound(protocol, 10_000, &[]);
             let mut seen = Vec::new();
             for part in sent.chunks(999) {
-                inbound.space().extend_from_slice(part);
+                inbound.bytes.extend_from_slice(part);
                 while let Some(packet) = inbound.next().unwrap() {
                     seen.push(message(Some(packet)));
                 }

@@ -26,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long folding the log in waits for a reader: commits wait with it.
 const CHORE_PATIENCE: Duration = Duration::from_millis(50);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// Only where the control acknowledges before the commit.
+const TOO_SOON: Duration = Duration::from_millis(200);
 
 /// What the network side needs to acknowledge one message: the connection it came in on and its packet id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -435,8 +437,11 @@ impl Thread {
         let rejects = self.quarantine.sift(batch, now);
         let kept = |a: &Append| !a.readings.is_empty() || a.reject.is_some();
         let counts_due = self.quarantine.patience(now) == Some(Duration::ZERO);
-        if fault::without("commit_before_ack") {
+        let too_soon = fault::without("commit_before_ack");
+        if too_soon {
             self.acknowledge(batch);
+            // What lies between the two is wide enough for every kill to hit.
+            std::thread::sleep(TOO_SOON);
         }
         let counts = if batch.iter().any(kept) || counts_due {
             let Some(counts) = self.write(batch) else {
@@ -463,7 +468,9 @@ impl Thread {
         if let Some(last) = last {
             g.last_commit_ms.store(last, Ordering::Relaxed);
         }
-        self.acknowledge(batch);
+        if !too_soon {
+            self.acknowledge(batch);
+        }
         let readings: Vec<Reading> = batch.drain(..).flat_map(|a| a.readings).collect();
         if !readings.is_empty() {
             self.committed.stored(readings);
