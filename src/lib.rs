@@ -4,6 +4,7 @@
 //! Decisions are pure functions; time, disk and network are arguments. `docs/architecture.md`
 //! holds the reasons.
 
+pub mod accuracy;
 pub mod backtest;
 pub mod cli;
 pub mod clock;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch, UTC. The only form in which a point in time is stored.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
+/// The years that RFC 3339 can write, 0000 to 9999.
+const FIRST_YEAR_MS: i64 = -62_167_219_200_000;
+const AFTER_LAST_YEAR_MS: i64 = 253_402_300_800_000;
+
+/// Milliseconds since the Unix epoch, UTC. The only form in which a point in time is stored; in JSON it
+/// is RFC 3339, and either form is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct TimestampMs(pub i64);
 
 impl TimestampMs {
@@ -43,6 +46,47 @@ impl fmt::Display for TimestampMs {
                 .to_utc()
                 .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
         )
+    }
+}
+
+/// A time as JSON has it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a time in RFC 3339, or milliseconds since 1970")]
+enum Written {
+    Ms(i64),
+    Text(String),
+}
+
+impl TryFrom<Written> for TimestampMs {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Ms(ms) => Ok(Self(ms)),
+            Written::Text(text) => text.parse(),
+        }
+    }
+}
+
+/// RFC 3339, in any zone.
+impl std::str::FromStr for TimestampMs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let time = chrono::DateTime::parse_from_rfc3339(text);
+        time.map(|t| Self(t.timestamp_millis()))
+            .map_err(|e| format!("{text:?} is no time in RFC 3339: {e}"))
+    }
+}
+
+/// A time that RFC 3339 has no year for stays a number.
+impl Serialize for TimestampMs {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if (FIRST_YEAR_MS..AFTER_LAST_YEAR_MS).contains(&self.0) {
+            to.collect_str(self)
+        } else {
+            to.serialize_i64(self.0)
+        }
     }
 }
 
@@ -164,6 +208,24 @@ impl Values {
     }
 }
 
+/// An object of what is present: field to value.
+impl Serialize for Values {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.iter().map(|(field, value)| (field.name(), value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let present = std::collections::BTreeMap::<Field, f64>::deserialize(from)?;
+        let mut values = Self::default();
+        for (field, value) in present {
+            values.set(field, Some(value));
+        }
+        Ok(values)
+    }
+}
+
 /// Where a reading's time came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -208,6 +270,37 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_has_times_in_rfc_3339_and_reads_milliseconds_too() {
+        for (ms, text) in [
+            (0, "\"1970-01-01T00:00:00Z\""),
+            (1_780_000_000_123, "\"2026-05-28T20:26:40.123Z\""),
+            (AFTER_LAST_YEAR_MS - 1, "\"9999-12-31T23:59:59.999Z\""),
+            (FIRST_YEAR_MS, "\"0000-01-01T00:00:00Z\""),
+            (AFTER_LAST_YEAR_MS, "253402300800000"),
+            (i64::MIN, "-9223372036854775808"),
+        ] {
+            assert_eq!(serde_json::to_string(&TimestampMs(ms)).unwrap(), text);
+            assert_eq!(serde_json::from_str::<TimestampMs>(text).unwrap().0, ms);
+            let number = ms.to_string();
+            assert_eq!(serde_json::from_str::<TimestampMs>(&number).unwrap().0, ms);
+        }
+        let zoned = "\"2026-05-28T22:26:40+02:00\"";
+        let read: TimestampMs = serde_json::from_str(zoned).unwrap();
+        assert_eq!(read.0, 1_780_000_000_000);
+        assert!(serde_json::from_str::<TimestampMs>("\"yesterday\"").is_err());
+    }
+
+    #[test]
+    fn values_are_an_object_of_what_is_present() {
+        let mut values = Values::default();
+        values.set(Field::Power, Some(1.5));
+        let text = serde_json::to_string(&values).unwrap();
+        assert_eq!(text, "{\"power\":1.5}");
+        assert_eq!(serde_json::from_str::<Values>(&text).unwrap(), values);
+        assert!(serde_json::from_str::<Values>("{\"watts\":1}").is_err());
+    }
 
     #[test]
     fn field_order_is_the_column_order() {

@@ -13,7 +13,7 @@ pub(crate) use screen::{clip, printable, wrap};
 
 use crate::models::bundle::Kind;
 use crate::mqtt::intake::IntakeStatus;
-use crate::reading::{DeviceId, TimestampMs};
+use crate::reading::{DeviceId, Field, TimestampMs};
 use crate::store::recover::kept_damaged;
 use crate::store::snapshot;
 use crate::store::space::{DiskLevel, free_bytes};
@@ -180,7 +180,9 @@ pub fn gather(
         disk_days_left: None,
         kept_damaged: kept_damaged(store_path),
         housekeeping: reader.last_run("housekeeping")?,
-        devices: reader.latest()?,
+        devices: (reader.latest()?.into_iter())
+            .map(|(device, ts, values)| (device, ts, values.get(Field::Power)))
+            .collect(),
         forecasts: reader.latest_forecasts()?,
         parts: contents.map(|c| c.parts).unwrap_or_default(),
         damaged_model: reader.damaged_model_row()?,
@@ -190,7 +192,7 @@ pub fn gather(
         accuracy_by_horizon,
         last_run: reader.last_run("training")?,
         nights: reader.night_record(now)?,
-        events: reader.events(RECENT_EVENTS)?,
+        events: reader.events_page(RECENT_EVENTS, 0)?,
     };
     let then = reader.size_since(now.plus_ms(-GROWTH_MS))?;
     status.disk_days_left = then

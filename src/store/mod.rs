@@ -25,6 +25,7 @@ pub mod recover;
 mod retention;
 mod rows;
 mod runs;
+mod series;
 pub mod snapshot;
 pub mod space;
 mod writer;
@@ -39,6 +40,8 @@ pub use rows::{
     Deletion, EventRow, FailureKind, ForecastRow, LifeRow, LiveAccuracy, ModelRow, NewModel,
     NewRun, NightRecord, RejectCount, RunOutcome, RunRow, RunSummary, Sample, StoreTotals, Tries,
 };
+pub use runs::RunFilter;
+pub use series::{AccuracyRow, DeviceRow, ForecastPoint, SeriesPoint};
 pub use writer::{
     AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store, Writer, WriterGauges,
 };

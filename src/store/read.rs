@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{EventRow, RejectCount, Sample, StoreError, StoreTotals, open, sql};
+use super::{RejectCount, Sample, StoreError, StoreTotals, open, sql};
 use crate::reading::{DeviceId, Field, TimeSource, TimestampMs, Values};
 
 /// Rows fetched under one read transaction: a longer one would keep the WAL from being folded in.
@@ -125,25 +125,6 @@ impl Reader {
         })
     }
 
-    /// The newest reading of each device: name, time, power.
-    pub fn latest(&self) -> Result<Vec<(DeviceId, TimestampMs, Option<f64>)>, StoreError> {
-        // The bare columns of a max() query are those of the row that has the maximum (SQLite).
-        self.rows(
-            "read the latest readings",
-            "SELECT device_id, max(ts_ms), power FROM reading JOIN device USING (device_no)
-             WHERE ts_ms > (SELECT max(ts_ms) FROM reading) - 86400000
-             GROUP BY device_no ORDER BY device_id",
-            [],
-            |r| {
-                Ok((
-                    DeviceId::new(&r.get::<_, String>(0)?),
-                    TimestampMs(r.get(1)?),
-                    r.get(2)?,
-                ))
-            },
-        )
-    }
-
     /// The hours since the epoch, from `from` to before `to`, in which there is a reading. One look
     /// into the key for each of them, however many readings they hold.
     pub fn hours_with_readings(
@@ -203,22 +184,6 @@ impl Reader {
             )?,
             reject_topics: self.reject_topics()?,
         })
-    }
-
-    /// The newest events, newest first.
-    pub fn events(&self, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.rows(
-            "list events",
-            "SELECT at_ms, kind, detail FROM event ORDER BY id DESC LIMIT ?1",
-            [limit as i64],
-            |r| {
-                Ok(EventRow {
-                    at: TimestampMs(r.get(0)?),
-                    kind: r.get(1)?,
-                    detail: r.get(2)?,
-                })
-            },
-        )
     }
 
     pub(super) fn rows<T>(

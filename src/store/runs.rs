@@ -11,6 +11,19 @@ use crate::reading::TimestampMs;
 /// Runs looked at for the record of the newest nights.
 const RECORD_RUNS: i64 = 200;
 
+/// Which runs a list is to show.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunFilter<'a> {
+    /// Only of this kind.
+    pub kind: Option<&'a str>,
+    /// Only with this outcome.
+    pub outcome: Option<RunOutcome>,
+    /// At most so many.
+    pub limit: usize,
+    /// Without the newest so many.
+    pub skip: usize,
+}
+
 impl Store {
     /// Opens a run and returns its number.
     pub async fn start_run(&self, run: NewRun) -> Result<i64, StoreError> {
@@ -110,10 +123,40 @@ impl Store {
 impl Reader {
     /// The newest runs, newest first; of one kind where it is given.
     pub fn runs(&self, kind: Option<&str>, limit: usize) -> Result<Vec<RunRow>, StoreError> {
+        self.runs_page(&RunFilter {
+            kind,
+            outcome: None,
+            limit,
+            skip: 0,
+        })
+    }
+
+    /// The runs that a filter lets through, newest first.
+    pub fn runs_page(&self, filter: &RunFilter<'_>) -> Result<Vec<RunRow>, StoreError> {
         self.select_runs(
-            "WHERE ?1 IS NULL OR kind = ?1 ORDER BY run_id DESC LIMIT ?2",
-            params![kind, limit as i64],
+            "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR outcome = ?2)
+             ORDER BY run_id DESC LIMIT ?3 OFFSET ?4",
+            params![
+                filter.kind,
+                filter.outcome.map(RunOutcome::as_str),
+                filter.limit as i64,
+                filter.skip as i64
+            ],
         )
+    }
+
+    /// How long runs of this kind and mode took that had something to do: the mean of the newest ten, ms.
+    pub fn usual_run_ms(&self, kind: &str, mode: &str) -> Result<Option<i64>, StoreError> {
+        let found = self.rows(
+            "see how long runs take",
+            "SELECT CAST(avg(took) AS INTEGER) FROM (
+                 SELECT max(ended_ms - started_ms, 0) AS took FROM run
+                 WHERE kind = ?1 AND mode = ?2 AND outcome IN ('promoted', 'kept')
+                 ORDER BY run_id DESC LIMIT 10)",
+            params![kind, mode],
+            |r| r.get::<_, Option<i64>>(0),
+        )?;
+        Ok(found.into_iter().flatten().next())
     }
 
     /// One run.

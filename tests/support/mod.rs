@@ -22,6 +22,15 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
     }
 }
 
+/// A time of an answer in JSON, milliseconds since 1970.
+pub fn ms(time: &serde_json::Value) -> i64 {
+    let text = time.as_str().unwrap_or_else(|| panic!("{time} is no time"));
+    let parsed = chrono::DateTime::parse_from_rfc3339(text);
+    parsed
+        .unwrap_or_else(|e| panic!("{text}: {e}"))
+        .timestamp_millis()
+}
+
 /// A port nobody listens on at the moment.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
