@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::intake::now_plus_s;
-use crate::support::{Broker, Station, free_port, wait_for};
+use crate::support::{Broker, Station, free_port, ms, wait_for};
 
 const SHIPPED: &str = include_str!("../config/mosquitto.conf");
 const ACL: &str = include_str!("../config/mosquitto.acl");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::intake::publish;
-use crate::support::{Broker, Station, put_history, wait_for};
+use crate::support::{Broker, Station, ms, put_history, wait_for};
 
 /// A started station with ten days of history of two trackers.
 fn with_history(broker: &Broker, extra: &str) -> Station {
