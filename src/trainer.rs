@@ -24,10 +24,12 @@ use crate::features::FeatureSet;
 use crate::models::bundle::{Bundle, Kind};
 use crate::night::{self, Cache, Mode, NightParams, NightReport};
 use crate::quality::{Check, Quality};
-use crate::reading::TimestampMs;
+use crate::reading::{DeviceId, TimestampMs};
 use crate::store::{FailureKind, NamedSample, Reader, StoreError};
 
-pub use run::{Asked, NewData, Preview, RunEnd, Station, Trigger, preview, train};
+pub use run::{
+    Asked, NewData, Preview, Request, RunEnd, Station, Ticket, Trigger, narrow_days, preview, train,
+};
 
 const DAY_MS: i64 = 86_400_000;
 /// A child that answers more than this is not ours.
@@ -164,6 +166,10 @@ struct Job {
     db: PathBuf,
     /// Everything is read again, whatever the cache holds.
     rebuild: bool,
+    /// Only from this device.
+    device: Option<DeviceId>,
+    /// What was read is worth keeping for the next night.
+    keep_cache: bool,
     from: TimestampMs,
     to: TimestampMs,
     /// No reading older than this can still have come in.
@@ -177,6 +183,13 @@ struct Job {
     nights: Vec<NightParams>,
 }
 
+/// Less than everything, where somebody asked for that.
+#[derive(Clone, Debug, Default)]
+struct Narrowed {
+    days: Option<u32>,
+    device: Option<DeviceId>,
+}
+
 /// Asked for in full, a night starts from the readings themselves; else from the rows of the cache.
 fn job(
     config: &Config,
@@ -184,14 +197,21 @@ fn job(
     asked: Option<Mode>,
     live: Option<i64>,
     new_since: Option<TimestampMs>,
+    narrowed: Narrowed,
 ) -> Job {
     let training = &config.training;
-    let from = lookback(config, now);
+    let from = match narrowed.days {
+        Some(days) => now.plus_ms(-i64::from(days) * DAY_MS),
+        None => lookback(config, now),
+    };
+    let all = narrowed.days.is_none() && narrowed.device.is_none();
     let night = night_params(config);
     let horizons = config.training.horizon_min.iter();
     Job {
         db: config.store.path.clone(),
-        rebuild: asked == Some(Mode::Full),
+        rebuild: asked == Some(Mode::Full) || !all,
+        device: narrowed.device,
+        keep_cache: all,
         from,
         to: now,
         late_since: now.plus_ms(-i64::from(config.mqtt.max_age_days + 1) * DAY_MS),
@@ -372,13 +392,17 @@ fn horizon(
     let cache = cache.filter(|cache| !cache.is_stale());
     let from = cache.as_ref().map_or(job.from, Cache::needs_from);
     let mut rows = reader.named_samples(from, job.to)?;
-    let rows = std::iter::from_fn(|| looked.at(|| rows.next()));
+    let ours = |row: &Result<NamedSample, StoreError>| match (row, &job.device) {
+        (Ok((device, ..)), Some(only)) => device == only,
+        _ => true,
+    };
+    let rows = std::iter::from_fn(|| looked.at(|| rows.by_ref().find(ours)));
     let live = night::Live {
         power: live.power.get(&params.horizon_min),
         ramp: live.ramp.get(&params.horizon_min),
     };
     let night = night::run(rows, live, cache, params, &AtomicBool::new(false))?;
-    if let Some(cache) = &night.cache {
+    if let Some(cache) = night.cache.as_ref().filter(|_| job.keep_cache) {
         // Without it the next night takes longer, and that is all.
         if let Err(error) = cache::save(&file, &cache.to_bytes(params)) {
             eprintln!("keeping {}: {error}", file.display());

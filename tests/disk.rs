@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use crate::support::{Station, free_port, wait_for};
+use crate::support::{Station, free_port, ms, wait_for};
 
 const NOWHERE: &str =
     "\n[training]\nenabled = false\nlookback_days = 3\nmin_days = 1\nholdback_days = 1";
@@ -340,10 +340,7 @@ fn the_night_removes_exactly_what_is_too_old_and_keeps_its_hours() {
     });
     assert_eq!(run["outcome"], "done", "{run}");
     // Whole hours, none of which reaches into the last three days.
-    let cut = run["started"].clone();
-    let cut = chrono::DateTime::parse_from_rfc3339(cut.as_str().unwrap_or_default())
-        .map(|t| t.timestamp_millis())
-        .unwrap_or_else(|_| cut.as_i64().unwrap());
+    let cut = ms(&run["started"]);
     let cut = (cut - 3 * 86_400_000) / 3_600_000 * 3_600_000;
     let oldest: i64 = station.query("SELECT min(ts_ms) FROM reading");
     assert!((cut..cut + 3_600_000).contains(&oldest), "{oldest} {cut}");

@@ -3,6 +3,7 @@
 // A test that panics has failed, which is what it is for.
 #![allow(clippy::unwrap_used)]
 
+mod api;
 mod backtest;
 mod broker;
 mod commands;

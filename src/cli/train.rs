@@ -22,13 +22,17 @@ pub(super) fn train(config: Config, args: TrainArgs) -> Outcome {
     let asked = Asked {
         mode: args.mode,
         force: args.force,
+        ..Asked::default()
     };
     let end = block_on(async {
         let socket = &config.http.socket;
         let mode = asked
             .mode
             .map_or(String::new(), |mode| format!("&mode={mode}"));
-        let path = format!("/api/ml/retrain?force={}{mode}", asked.force);
+        let path = format!(
+            "/api/ml/retrain?background=true&force={}{mode}",
+            asked.force
+        );
         match client::request(socket, Method::POST, &path, String::new()).await {
             Ok(_) => Ok(None),
             Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config, asked).await?)),
@@ -85,7 +89,7 @@ async fn train_here(config: Config, asked: Asked) -> Result<RunEnd, Failure> {
     let shutdown = Shutdown::on_signals()?;
     // The lock is ours, so nothing is going on any more.
     store.close_interrupted_runs(SystemClock.now()).await?;
-    let end = trainer::train(&station, Trigger::Manual(asked), shutdown.begun()).await;
+    let end = trainer::train(&station, Trigger::Manual(asked), |_| (), shutdown.begun()).await;
     store.stop().await;
     Ok(end?)
 }

@@ -171,7 +171,9 @@ impl Config {
             *path = base.join(&path);
         }
         self.store.path = base.join(&self.store.path);
-        self.http.socket = base.join(&self.http.socket);
+        let http = &mut self.http;
+        http.socket = base.join(&http.socket);
+        http.token_file = http.token_file.as_ref().map(|path| base.join(path));
     }
 
     /// How long a commit waits for company.
@@ -281,6 +283,26 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     }
     if config.site.latitude.is_some() != config.site.longitude.is_some() {
         return refuse("site.latitude", "latitude and longitude go together");
+    }
+    let http = &config.http;
+    if http
+        .listen
+        .is_some_and(|address| !address.ip().is_loopback() || address.port() == 0)
+    {
+        return refuse(
+            "http.listen",
+            "accepted: a loopback address and a port, such as \"127.0.0.1:8465\"; what goes over the network unencrypted anybody may read and change, so let a proxy with TLS stand before it",
+        );
+    }
+    if http.listen.is_none() && (http.token_file.is_some() || !http.hosts.is_empty()) {
+        return refuse(
+            "http.listen",
+            "token_file and hosts are for TCP: they need listen",
+        );
+    }
+    let name = |host: &String| !host.is_empty() && !host.contains(['/', '@', ' ', '*']);
+    if !http.hosts.iter().all(name) {
+        return refuse("http.hosts", "accepted: names such as \"pv.example.org\"");
     }
     let training = &config.training;
     if training.lookback_days <= training.holdback_days + training.min_days {

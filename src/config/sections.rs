@@ -1,5 +1,6 @@
 //! The sections of the configuration with their defaults.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use chrono_tz::Tz;
@@ -246,12 +247,22 @@ impl Default for TrainingConfig {
 pub struct HttpConfig {
     /// The Unix socket the command line talks to.
     pub socket: PathBuf,
+    /// Loopback address and port to answer on as well.
+    pub listen: Option<SocketAddr>,
+    /// File with the token that changes over TCP take; without it the systemd credential `http-token` is used
+    /// where there is one.
+    pub token_file: Option<PathBuf>,
+    /// Further names under which it may be asked over TCP.
+    pub hosts: Vec<String>,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             socket: "/run/nightwatt/nightwatt.sock".into(),
+            listen: None,
+            token_file: None,
+            hosts: Vec::new(),
         }
     }
 }

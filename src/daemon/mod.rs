@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{self, Clock, WatchedClock};
 use crate::config::Config;
-use crate::http::server::{self, Promoting, Station};
+use crate::http::Station;
+use crate::http::serve::{ServeError, Server};
+use crate::http::station::{Promoting, Training};
 use crate::mqtt::admission::Admission;
 use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
@@ -29,7 +31,7 @@ use crate::store::recover::{self, Found};
 use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
 use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer};
-use crate::trainer::{Asked, Trigger};
+use crate::trainer::{Asked, Request, Ticket};
 use forecasts::Forecasts;
 use housekeeping::{Disk, Housekeeping};
 use nights::{Kept, Nights, Wiring};
@@ -54,14 +56,9 @@ pub enum DaemonError {
     /// The topic rules.
     #[error(transparent)]
     Rules(#[from] payload::RuleError),
-    /// The socket.
-    #[error("cannot listen on {}", path.display())]
-    Socket {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The socket, or the port.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 /// What the end reports.
@@ -104,7 +101,8 @@ pub struct Daemon {
     publisher: Publisher,
     intake: JoinHandle<()>,
     publishing: JoinHandle<()>,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
+    closing: Shutdown,
     forecasting: JoinHandle<()>,
     training: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
@@ -182,11 +180,8 @@ impl Daemon {
             started: Instant::now(),
             waiting: None,
         };
-        let socket = &config.http.socket;
-        let listener = server::bind(socket).map_err(|source| DaemonError::Socket {
-            path: socket.clone(),
-            source,
-        })?;
+        let server = Server::bind(&config.http, credentials).await?;
+        let closing = Shutdown::new();
 
         let (swaps_tx, swaps) = flume::bounded(4);
         let forecasts = Forecasts {
@@ -238,7 +233,8 @@ impl Daemon {
         let daemon = Self {
             intake: tokio::spawn(intake.run()),
             publishing: tokio::spawn(publish_loop.run()),
-            serving: tokio::spawn(server::serve(listener, station.clone())),
+            serving: tokio::spawn(server.run(station.clone(), closing.clone())),
+            closing,
             forecasting: tokio::spawn(forecasts.run(around.shutdown.clone())),
             training: tokio::spawn(nights.run()),
             housekeeping: tokio::spawn(housekeeping.run()),
@@ -255,6 +251,7 @@ impl Daemon {
         tracing::info!(
             store = %daemon.config.store.path.display(),
             socket = %daemon.config.http.socket.display(),
+            listen = ?daemon.config.http.listen,
             broker = daemon.config.mqtt.url,
             "started"
         );
@@ -328,7 +325,10 @@ impl Daemon {
         self.intake_sender.disconnect();
         within(GOODBYE_LIMIT, "the broker's goodbye", self.intake).await;
         within(GOODBYE_LIMIT, "the publisher's goodbye", self.publishing).await;
-        self.serving.abort();
+        self.closing.begin();
+        let serving = self.serving.abort_handle();
+        within(GOODBYE_LIMIT, "the last answers", self.serving).await;
+        serving.abort();
         // Left behind it would only be replaced; removed it says plainly that nobody listens.
         let _ = std::fs::remove_file(&self.config.http.socket);
         let gauges = self.store.gauges();
@@ -410,24 +410,29 @@ struct RunningStation {
     started: Instant,
     store: Store,
     shared: Arc<IntakeShared>,
-    requests: flume::Sender<Trigger>,
+    requests: flume::Sender<Request>,
     training: Arc<AtomicBool>,
     refusal: Refusal,
     swaps: flume::Sender<i64>,
+}
+
+impl RunningStation {
+    /// When the schedule trains next.
+    fn next_night(&self) -> Option<TimestampMs> {
+        let (training, now) = (&self.config.training, self.clock.now());
+        if !training.enabled || !self.clock.trusted() {
+            return None;
+        }
+        let reader = Reader::open(&self.config.store.path).ok()?;
+        let since = nights::since(&reader, "training", now).ok()?;
+        schedule::next(&training.schedule, self.config.site.zone(), since, now)
+    }
 }
 
 impl Station for RunningStation {
     fn status(&self) -> Result<Status, String> {
         let now = self.clock.now();
         let gauges = self.store.gauges();
-        let training = &self.config.training;
-        let next_night = (training.enabled && self.clock.trusted())
-            .then(|| {
-                let reader = Reader::open(&self.config.store.path).ok()?;
-                let since = nights::since(&reader, "training", now).ok()?;
-                schedule::next(&training.schedule, self.config.site.zone(), since, now)
-            })
-            .flatten();
         let daemon = DaemonStatus {
             started: now.plus_ms(-(self.started.elapsed().as_millis() as i64)),
             intake: self.shared.status(),
@@ -443,7 +448,7 @@ impl Station for RunningStation {
             written_bytes: written_bytes(),
             training: self.training.load(Ordering::Relaxed),
             clock_doubtful: !self.clock.trusted(),
-            next_night,
+            next_night: self.next_night(),
             reload_refused: self.refusal.reason(),
         };
         status::gather(
@@ -461,8 +466,29 @@ impl Station for RunningStation {
             .map_err(|e| crate::errors::chain(&e))
     }
 
-    fn retrain(&self, asked: Asked) -> bool {
-        self.requests.try_send(Trigger::Manual(asked)).is_ok()
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn now(&self) -> TimestampMs {
+        self.clock.now()
+    }
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn training(&self) -> Training {
+        Training {
+            running: self.training.load(Ordering::Relaxed),
+            queued: !self.requests.is_empty(),
+            next_night: self.next_night(),
+        }
+    }
+
+    fn retrain(&self, asked: Asked) -> Option<Ticket> {
+        let (request, ticket) = Request::manual(asked);
+        self.requests.try_send(request).ok().map(|()| ticket)
     }
 
     fn delete_run(&self, run_id: i64) -> Result<Deletion, String> {

@@ -16,7 +16,7 @@ use crate::reading::TimestampMs;
 use crate::schedule::{Log, Moment, Policy, Step, Ticker, Tried, decide};
 use crate::shutdown::Shutdown;
 use crate::store::{Reader, Store, StoreError};
-use crate::trainer::{self, Station, Trigger};
+use crate::trainer::{Request, Station};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Where the store keeps [`Kept`].
@@ -44,7 +44,7 @@ impl Kept {
 struct Shared {
     station: Station,
     clock: Arc<WatchedClock>,
-    requests: flume::Sender<Trigger>,
+    requests: flume::Sender<Request>,
     running: Arc<AtomicBool>,
     /// When the last run began, on the running clock, as if there had been no restart.
     rest_began_ms: Arc<AtomicI64>,
@@ -54,7 +54,7 @@ struct Shared {
 pub(super) struct Nights {
     shared: Shared,
     shutdown: Shutdown,
-    queued: flume::Receiver<Trigger>,
+    queued: flume::Receiver<Request>,
     swaps: flume::Sender<i64>,
     broken: Arc<AtomicBool>,
 }
@@ -67,8 +67,8 @@ pub(super) struct Wiring {
     pub(super) kept: Kept,
     pub(super) shutdown: Shutdown,
     pub(super) program: PathBuf,
-    pub(super) queued: flume::Receiver<Trigger>,
-    pub(super) requests: flume::Sender<Trigger>,
+    pub(super) queued: flume::Receiver<Request>,
+    pub(super) requests: flume::Sender<Request>,
     pub(super) swaps: flume::Sender<i64>,
     /// Set where a part ended by itself, which takes the daemon with it.
     pub(super) broken: Arc<AtomicBool>,
@@ -110,18 +110,20 @@ impl Nights {
         let ticking = tick(shared.clock.clone(), move |jump| night_clock.look(jump));
         let ticking = supervise(ticking, self.shutdown.clone(), self.broken.clone());
         loop {
-            let trigger = tokio::select! {
+            let request = tokio::select! {
                 () = self.shutdown.begun() => break,
                 request = self.queued.recv_async() => match request {
-                    Ok(trigger) => trigger,
+                    Ok(request) => request,
                     Err(_) => break,
                 },
             };
             shared.running.store(true, Ordering::Relaxed);
             let rest_began_ms = shared.clock.running_ms();
             shared.rest_began_ms.store(rest_began_ms, Ordering::Relaxed);
-            let end = trainer::train(&shared.station, trigger, self.shutdown.begun()).await;
-            shared.running.store(false, Ordering::Relaxed);
+            let over = || shared.running.store(false, Ordering::Relaxed);
+            let end = request
+                .carry_out(&shared.station, self.shutdown.begun(), over)
+                .await;
             match end {
                 Ok(end) => {
                     tracing::info!(
@@ -263,7 +265,7 @@ impl NightClock {
             Step::Wait => {}
             Step::Run(night) => {
                 // Full means that one is queued, which will do.
-                let _ = shared.requests.try_send(Trigger::Scheduled(night));
+                let _ = shared.requests.try_send(Request::scheduled(night));
             }
             Step::Forget(limit) => {
                 let what = "nights logged for a time far ahead are taken back".to_owned();

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::{Counts, Daemon, DaemonError, Surroundings};
 use crate::config::{Config, ConfigError};
 use crate::errors::chain;
+use crate::http::serve::{self, TokenError};
 use crate::mqtt::link::{LinkError, LinkOptions};
 use crate::shutdown::{Hangup, Shutdown};
 use crate::status::Status;
@@ -67,12 +68,16 @@ pub enum Unusable {
     /// A password or certificate that it names cannot be used.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Nor can the token of `[http]`.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 /// Everything that can be found wrong with a configuration without stopping what runs: beyond its own
-/// rules, the password and certificates it names. `credentials` is systemd's folder, if there is one.
+/// rules, the passwords and certificates it names. `credentials` is systemd's folder, if there is one.
 pub fn check(config: &Config, credentials: Option<&Path>) -> Result<(), Unusable> {
     LinkOptions::new(&config.mqtt, "", credentials)?;
+    serve::check(&config.http, credentials)?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, TrainingConfig};
 use crate::daemon::reload::Refusal;
 use crate::daemon::{Daemon, DaemonError, Surroundings};
-use crate::http::server::Station;
+use crate::http::Station;
 use crate::mqtt::feed::{Feed, FeedError, FeedOptions};
 use crate::mqtt::flat::TopicTemplate;
 use crate::reading::TimestampMs;

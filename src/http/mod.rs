@@ -1,4 +1,17 @@
-//! The local interface: HTTP over a Unix socket, whose file permissions say who may do what.
+//! The management interface: one set of routes on the Unix socket and, where asked for, on loopback TCP.
 
 pub mod client;
-pub mod server;
+mod devices;
+mod forecasts;
+mod guard;
+mod health;
+mod history;
+mod metrics;
+mod ml;
+mod openapi;
+mod problem;
+mod routes;
+pub mod serve;
+pub mod station;
+
+pub use station::Station;

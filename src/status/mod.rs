@@ -18,8 +18,8 @@ use crate::store::recover::kept_damaged;
 use crate::store::snapshot;
 use crate::store::space::{DiskLevel, free_bytes};
 use crate::store::{
-    EventRow, ForecastRow, LiveAccuracy, ModelRow, NightRecord, Reader, RunRow, StoreError,
-    StoreTotals,
+    AccuracyRow, EventRow, ForecastRow, LiveAccuracy, ModelRow, NightRecord, Reader, RunRow,
+    StoreError, StoreTotals,
 };
 use crate::trainer::{Contents, PartNote};
 
@@ -119,6 +119,9 @@ pub struct Status {
     pub accuracy: LiveAccuracy,
     /// The same of every horizon.
     pub accuracy_by_horizon: Vec<LiveAccuracy>,
+    /// The same of every device, and without one of all together.
+    #[serde(default)]
+    pub accuracy_by_device: Vec<AccuracyRow>,
     /// Skill of those against smart persistence.
     pub skill: Option<f64>,
     /// The last night.
@@ -162,7 +165,9 @@ pub fn gather(
     clock_plausible: bool,
 ) -> Result<Status, StoreError> {
     let reader = Reader::open(store_path)?;
-    let accuracy_by_horizon = reader.live_accuracy(now.plus_ms(-ACCURACY_MS), now)?;
+    let accuracy_by_device = reader.accuracy(now.plus_ms(-ACCURACY_MS), now)?;
+    let pooled = accuracy_by_device.iter().filter(|row| row.device.is_none());
+    let accuracy_by_horizon: Vec<LiveAccuracy> = pooled.map(|row| row.accuracy).collect();
     let accuracy = accuracy_by_horizon.first().copied().unwrap_or_default();
     let model = reader.live_model_row()?;
     let contents = model.as_ref().map(|row| row.metrics.clone());
@@ -190,6 +195,7 @@ pub fn gather(
         skill: accuracy.skill(),
         accuracy,
         accuracy_by_horizon,
+        accuracy_by_device,
         last_run: reader.last_run("training")?,
         nights: reader.night_record(now)?,
         events: reader.events_page(RECENT_EVENTS, 0)?,

@@ -2,7 +2,7 @@
 
 use rusqlite::{Row, params};
 
-use super::{ForecastRow, LiveAccuracy, Reader, Store, StoreError};
+use super::{ForecastRow, Reader, Store, StoreError};
 use crate::reading::{DeviceId, TimestampMs};
 
 const COLUMNS: &str =
@@ -91,35 +91,6 @@ impl Reader {
              GROUP BY device_no, horizon_min ORDER BY device_id, horizon_min"
         );
         self.rows("read the latest forecasts", &query, [NEWEST_MS], forecast)
-    }
-
-    /// How the forecasts with `from <= target < to` did against what was measured, by horizon.
-    pub fn live_accuracy(
-        &self,
-        from: TimestampMs,
-        to: TimestampMs,
-    ) -> Result<Vec<LiveAccuracy>, StoreError> {
-        self.rows(
-            "score the published forecasts",
-            "SELECT horizon_min, count(*), avg(abs(power_w - actual_w)),
-                    avg(abs(smart_w - actual_w)), avg(abs(naive_w - actual_w)),
-                    avg(CASE WHEN p10_w IS NOT NULL THEN actual_w BETWEEN p10_w AND p90_w END)
-             FROM forecast
-             WHERE actual_w IS NOT NULL AND (actual_w > 0 OR power_w > 0)
-               AND target_ms >= ?1 AND target_ms < ?2
-             GROUP BY horizon_min ORDER BY horizon_min",
-            params![from.0, to.0],
-            |r| {
-                Ok(LiveAccuracy {
-                    horizon_min: r.get(0)?,
-                    settled: r.get(1)?,
-                    mae_w: r.get(2)?,
-                    smart_mae_w: r.get(3)?,
-                    naive_mae_w: r.get(4)?,
-                    coverage: r.get(5)?,
-                })
-            },
-        )
     }
 }
 

@@ -5,7 +5,7 @@ use crate::models::Artifact;
 use crate::models::bundle::Bundle;
 use crate::models::ramp::{BrierScore, RampWarning};
 use crate::night::{Decision, NightReport};
-use crate::reading::TimestampMs;
+use crate::reading::{DeviceId, TimestampMs};
 use crate::registry::State;
 use crate::serving::{ServeError, Service};
 use crate::store::{NewModel, Reader, RunOutcome, StoreError};
@@ -19,6 +19,24 @@ pub(super) struct Judged {
 }
 
 impl Judged {
+    /// What there is to say of a run that learned from one device and was judged on it.
+    pub(super) fn trial(self, run_id: i64, device: &DeviceId) -> RunEnd {
+        let nothing = self.won.is_empty() && self.lost.is_empty();
+        RunEnd {
+            run_id,
+            outcome: match nothing {
+                true => RunOutcome::Skipped,
+                false => RunOutcome::Kept,
+            },
+            reason: format!(
+                "A trial: learned from and judged on {device} alone, so nothing goes live. {}",
+                reason(&self.report)
+            ),
+            promoted: None,
+            report: Some(self.report),
+        }
+    }
+
     /// Whether something has to change: a part won, or a live warning has lost its skill.
     fn changes(&self) -> bool {
         !self.won.is_empty() || !self.spent().is_empty()

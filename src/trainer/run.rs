@@ -8,14 +8,15 @@ use std::time::Instant;
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
-use super::{Learned, Report, TrainerError, in_child, job, lookback, register};
+use super::{Learned, Narrowed, Report, TrainerError, in_child, job, lookback, register};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::errors::{causes, chain};
 use crate::night::Mode;
 use crate::quality::{Check, Quality};
-use crate::reading::TimestampMs;
+use crate::reading::{DeviceId, TimestampMs};
 use crate::schedule::Night;
 use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
 
@@ -24,7 +25,7 @@ const HOUR_MS: i64 = 3_600_000;
 const HOURS_OF_A_DAY: u32 = 4;
 
 /// Why a run takes place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trigger {
     /// The schedule.
     Scheduled(Night),
@@ -33,40 +34,160 @@ pub enum Trigger {
 }
 
 /// What somebody asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// A mode of their own.
     pub mode: Option<Mode>,
     /// However little is new.
     pub force: bool,
+    /// Only from the newest so many days. Such a run is a full one and leaves the cache alone.
+    pub days: Option<u32>,
+    /// Only from this device. That is a trial: models serve all devices, so one that was measured on
+    /// a single one is reported and never goes live.
+    pub device: Option<DeviceId>,
+}
+
+impl Asked {
+    /// The kind of run it becomes: `training`, or `trial`, which the schedule does not count.
+    pub fn kind(&self) -> &'static str {
+        match self.device {
+            None => "training",
+            Some(_) => "trial",
+        }
+    }
+}
+
+/// A run that is asked for, and somebody who may wait for it.
+pub struct Request {
+    trigger: Trigger,
+    teller: Option<Teller>,
+}
+
+struct Teller {
+    begun: oneshot::Sender<i64>,
+    ended: oneshot::Sender<i64>,
+}
+
+/// Hears of the run that was asked for.
+pub struct Ticket {
+    begun: oneshot::Receiver<i64>,
+    ended: oneshot::Receiver<i64>,
+}
+
+impl Request {
+    /// One of the schedule's.
+    pub fn scheduled(night: Night) -> Self {
+        Self {
+            trigger: Trigger::Scheduled(night),
+            teller: None,
+        }
+    }
+
+    /// Somebody's.
+    pub fn manual(asked: Asked) -> (Self, Ticket) {
+        let (begun_tx, begun) = oneshot::channel();
+        let (ended_tx, ended) = oneshot::channel();
+        let teller = Teller {
+            begun: begun_tx,
+            ended: ended_tx,
+        };
+        let request = Self {
+            trigger: Trigger::Manual(asked),
+            teller: Some(teller),
+        };
+        (request, Ticket { begun, ended })
+    }
+
+    /// Runs it; `over` is called between its end and the word of it.
+    pub async fn carry_out(
+        self,
+        station: &Station,
+        cancel: impl Future<Output = ()>,
+        over: impl FnOnce(),
+    ) -> Result<RunEnd, StoreError> {
+        let (begun, ended) = self.teller.map(|t| (t.begun, t.ended)).unzip();
+        // Who asked may be gone.
+        let tell = |to: Option<oneshot::Sender<i64>>, run_id| to.map(|to| to.send(run_id));
+        let begin = |run_id| {
+            tell(begun, run_id);
+        };
+        let end = train(station, self.trigger, begin, cancel).await;
+        over();
+        if let Ok(end) = &end {
+            tell(ended, end.run_id);
+        }
+        end
+    }
+}
+
+impl Ticket {
+    /// The run's number, once it has begun; none where it never will.
+    pub async fn begun(&mut self) -> Option<i64> {
+        (&mut self.begun).await.ok()
+    }
+
+    /// The run's number, once it has ended; none where it never began.
+    pub async fn ended(&mut self) -> Option<i64> {
+        (&mut self.ended).await.ok()
+    }
+}
+
+/// The least and the most days that a run can be narrowed to.
+pub fn narrow_days(config: &Config) -> (u32, u32) {
+    let training = &config.training;
+    let least = training.min_days + training.holdback_days + 1;
+    (least, training.lookback_days)
 }
 
 impl Trigger {
     /// The stored word.
-    fn as_str(self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
             Trigger::Scheduled(night) => night.reason.as_str(),
             Trigger::Manual(_) => "manual",
         }
     }
 
-    fn nominal(self) -> Option<TimestampMs> {
+    fn nominal(&self) -> Option<TimestampMs> {
         match self {
             Trigger::Scheduled(night) => night.nominal,
             Trigger::Manual(_) => None,
         }
     }
 
-    fn mode(self) -> Option<Mode> {
+    fn mode(&self) -> Option<Mode> {
         match self {
             Trigger::Scheduled(night) => night.full.then_some(Mode::Full),
+            Trigger::Manual(asked) if asked.days.is_some() || asked.device.is_some() => {
+                Some(Mode::Full)
+            }
             Trigger::Manual(asked) => asked.mode,
         }
     }
 
-    fn forced(self) -> bool {
-        matches!(self, Trigger::Manual(Asked { force: true, .. }))
+    fn kind(&self) -> &'static str {
+        match self {
+            Trigger::Scheduled(_) => "training",
+            Trigger::Manual(asked) => asked.kind(),
+        }
+    }
+
+    /// Whether what is new does not count: other readings than the last time are new enough.
+    fn forced(&self) -> bool {
+        match self {
+            Trigger::Scheduled(_) => false,
+            Trigger::Manual(asked) => asked.force || asked.days.is_some() || asked.device.is_some(),
+        }
+    }
+
+    fn narrowed(&self) -> Narrowed {
+        match self {
+            Trigger::Scheduled(_) => Narrowed::default(),
+            Trigger::Manual(asked) => Narrowed {
+                days: asked.days,
+                device: asked.device.clone(),
+            },
+        }
     }
 }
 
@@ -211,23 +332,26 @@ pub fn preview(config: &Config, now: TimestampMs, force: bool) -> Result<Preview
     })
 }
 
-/// Runs one night and logs it; the error is that of the log itself. `cancel` ends the child.
+/// Runs one night and logs it; the error is that of the log itself. `begun` hears the run's number, and
+/// `cancel` ends the child.
 pub async fn train(
     station: &Station,
     trigger: Trigger,
+    begun: impl FnOnce(i64),
     cancel: impl Future<Output = ()>,
 ) -> Result<RunEnd, StoreError> {
     let store = &station.store;
     let started = station.clock.now();
     let configured = station.config.training.mode;
     let run = NewRun {
-        kind: "training",
+        kind: trigger.kind(),
         mode: trigger.mode().unwrap_or(configured).to_string(),
         trigger: trigger.as_str(),
         nominal: trigger.nominal(),
         started,
     };
     let run_id = store.start_run(run).await?;
+    begun(run_id);
     let (end, report) = carry_out(station, run_id, started, trigger, cancel).await;
     // In full where any of its nights was.
     let nights = end.report.iter().flat_map(|r| &r.horizons);
@@ -280,7 +404,16 @@ async fn carry_out(
         Ok(live) => live,
         Err(error) => return failed(&error.into()),
     };
-    let job = job(&station.config, started, trigger.mode(), live, new.since);
+    let narrowed = trigger.narrowed();
+    let trial = narrowed.device.clone();
+    let job = job(
+        &station.config,
+        started,
+        trigger.mode(),
+        live,
+        new.since,
+        narrowed,
+    );
     let learned = match in_child(&station.program, &job, cancel).await {
         Ok(learned) => learned,
         Err(error) => return failed(&error),
@@ -297,9 +430,12 @@ async fn carry_out(
         Ok(judged) => judged,
         Err(error) => return failed(&error),
     };
-    let end = match register::conclude(station, run_id, started, live, judged).await {
-        Ok(end) => end,
-        Err(error) => return failed(&error.into()),
+    let end = match trial {
+        Some(device) => judged.trial(run_id, &device),
+        None => match register::conclude(station, run_id, started, live, judged).await {
+            Ok(end) => end,
+            Err(error) => return failed(&error.into()),
+        },
     };
     stages.end("register");
     let mut report = match serde_json::to_value(&end.report) {

@@ -142,18 +142,6 @@ fn accuracy_is_pooled_by_rows_and_of_daylight_only() {
             (Some("b"), 60, 1, 0.0, None),
         ]
     );
-    // The pooled rows are those that the status shows.
-    let pooled: Vec<LiveAccuracy> = rows
-        .iter()
-        .filter(|r| r.device.is_none())
-        .map(|r| r.accuracy)
-        .collect();
-    assert_eq!(
-        pooled,
-        reader
-            .live_accuracy(TimestampMs(0), TimestampMs(DAY))
-            .unwrap()
-    );
 }
 
 #[test]
