@@ -130,6 +130,31 @@ fn removal_takes_whole_hours_that_are_too_old_and_keeps_their_means() {
 }
 
 #[test]
+fn a_reading_that_comes_in_while_its_hour_is_summed_up_is_not_removed_uncounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 2);
+    let reader = Reader::open(&dir.path().join("n.db")).unwrap();
+    let summed_up = reader.first_hour(hour(0), hour(1), true).unwrap().unwrap();
+    let mut conn = open::writing(&dir.path().join("n.db")).unwrap();
+    conn.execute_batch(
+        "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
+         VALUES (1, 1, 0, 0, 1, 7)",
+    )
+    .unwrap();
+    let tx = conn.transaction().unwrap();
+    assert!(remove(&tx, &summed_up).is_err());
+    drop(tx);
+    let came = "SELECT count(*) FROM reading WHERE power = 7 AND ts_ms = 1";
+    assert_eq!(one::<i64>(dir.path(), came), 1);
+    block_on(store.remove_oldest_hour(hour(1)))
+        .unwrap()
+        .unwrap();
+    let counted = "SELECT n FROM reading_hour WHERE device_no = 1";
+    assert_eq!(one::<i64>(dir.path(), counted), 61);
+    block_on(store.stop());
+}
+
+#[test]
 fn readings_that_come_after_their_hour_was_removed_are_added_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path(), 2);
