@@ -175,7 +175,8 @@ impl Inbound {
         from: &mut (impl AsyncRead + Unpin),
     ) -> std::io::Result<usize> {
         self.bytes.reserve(READ_BYTES);
-        from.read_buf(&mut (&mut self.bytes).limit(READ_BYTES)).await
+        from.read_buf(&mut (&mut self.bytes).limit(READ_BYTES))
+            .await
     }
 
     /// Throws away what has been read.

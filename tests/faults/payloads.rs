@@ -149,11 +149,7 @@ fn a_malformed_flood_is_kept_aside_and_memory_stays_bounded() {
                 .collect();
             // The control stays below the receive window: with that many unacknowledged the broker would send
             // nothing more, the last reading neither, and there would be nothing to count.
-            let pieces = if without.is_empty() {
-                seconds * 100
-            } else {
-                1
-            };
+            let pieces = if without.is_empty() { seconds * 100 } else { 1 };
             let good = numbered(i64::from(pieces));
             let mut stream = Stream::start(&broker, "solar/t/telemetry");
             let began = Instant::now();
@@ -287,6 +283,9 @@ fn retained_values_replayed_at_each_start_add_no_row() {
                 publish(&broker, &format!("solar/r{i}/telemetry"), true, &[payload]);
             }
             let mut station = Station::new(&broker.url(), "");
+            // Every topic is a device, and they all come at once.
+            station.set("[store]", "max_devices = 2000");
+            station.set("[store]", "new_devices_per_min = 2000");
             station.without = without;
             for _ in 0..3 {
                 station.start();
