@@ -29,7 +29,7 @@ impl Bucket {
     pub fn take(&mut self, now: Duration) -> bool {
         let passed_s = now.saturating_sub(self.last).as_secs_f64();
         self.last = now;
-        let refill = passed_s.min(MINUTE_S) / MINUTE_S * self.per_minute;
+        let refill = passed_s / MINUTE_S * self.per_minute;
         self.tokens = (self.tokens + refill).min(self.per_minute);
         // A hair of rounding must not cost the one a minute.
         let taken = self.tokens >= 1.0 - 1e-6;

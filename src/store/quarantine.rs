@@ -335,6 +335,17 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_for_one_reason_leaves_room_for_samples_of_another() {
+        let mut bench = Bench::new();
+        let flood = (0..1000).map(|i| append("not_json", "noisy", i));
+        let rare = (0..10).map(|i| append("no_device", "rare", i));
+        bench.put(flood.chain(rare).collect(), Duration::ZERO);
+        let kept = |reason| bench.reader().quarantine(Some(reason), None, 5000);
+        assert_eq!(kept("not_json").unwrap().len(), 20);
+        assert_eq!(kept("no_device").unwrap().len(), 10);
+    }
+
+    #[test]
     fn topics_beyond_the_hundred_are_counted_together() {
         let mut bench = Bench::new();
         for round in 0..40 {

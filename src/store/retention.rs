@@ -65,30 +65,8 @@ impl Store {
         let Some(hour) = self.summed_up(first).await? else {
             return Ok(None);
         };
-        self.chore("remove an hour", move |tx| {
-            let end = hour.start + HOUR_MS;
-            keep(tx, &hour, &SEAL)?;
-            let summed_up: i64 = hour.devices.iter().map(|d| d.n).sum();
-            let doubtful = tx
-                .prepare_cached(&format!(
-                    "DELETE FROM reading WHERE ts_ms < ?1 AND NOT {}",
-                    sound()
-                ))?
-                .execute([end])?;
-            let readings = tx
-                .prepare_cached("DELETE FROM reading WHERE ts_ms < ?1")?
-                .execute([end])?;
-            if readings as i64 != summed_up {
-                // One came in between: rolled back, and summed up anew with the next attempt.
-                return Err(rusqlite::Error::StatementChangedRows(readings));
-            }
-            let forecasts = tx.execute("DELETE FROM forecast WHERE target_ms < ?1", [end])?;
-            Ok(Some(Removed {
-                readings: readings + doubtful,
-                forecasts,
-            }))
-        })
-        .await
+        self.chore("remove an hour", move |tx| remove(tx, &hour).map(Some))
+            .await
     }
 
     async fn summed_up(
@@ -205,6 +183,31 @@ impl Reader {
 
 fn hour_of(ts_ms: i64) -> i64 {
     ts_ms - ts_ms.rem_euclid(HOUR_MS)
+}
+
+/// Seals an hour and removes everything up to its end, or nothing where a reading came in since it was summed up.
+fn remove(tx: &Transaction<'_>, hour: &Hour) -> rusqlite::Result<Removed> {
+    let end = hour.start + HOUR_MS;
+    keep(tx, hour, &SEAL)?;
+    let summed_up: i64 = hour.devices.iter().map(|d| d.n).sum();
+    let doubtful = tx
+        .prepare_cached(&format!(
+            "DELETE FROM reading WHERE ts_ms < ?1 AND NOT {}",
+            sound()
+        ))?
+        .execute([end])?;
+    let readings = tx
+        .prepare_cached("DELETE FROM reading WHERE ts_ms < ?1")?
+        .execute([end])?;
+    if readings as i64 != summed_up {
+        // Rolled back, and summed up anew with the next attempt.
+        return Err(rusqlite::Error::StatementChangedRows(readings));
+    }
+    let forecasts = tx.execute("DELETE FROM forecast WHERE target_ms < ?1", [end])?;
+    Ok(Removed {
+        readings: readings + doubtful,
+        forecasts,
+    })
 }
 
 /// Writes an hour: in place of what is there, or, where the readings behind that are gone (sealed) and

@@ -182,4 +182,12 @@ mod tests {
         reserve.release().unwrap();
         assert!(!reserve.held());
     }
+
+    #[test]
+    fn a_reserve_that_finds_no_room_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::beside(&dir.path().join("n.db"), 1 << 60);
+        assert!(reserve.make().is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -461,7 +461,7 @@ impl Thread {
         let rejects = self.quarantine.sift(batch, now);
         let kept = |a: &Append| !a.readings.is_empty() || a.reject.is_some();
         let counts_due = self.quarantine.patience(now) == Some(Duration::ZERO);
-        let too_soon = fault::without("commit_before_ack");
+        let too_soon = fault::without("commit_before_ack") && !batch.is_empty();
         if too_soon {
             self.acknowledge(batch);
             // What lies between the two is wide enough for every kill to hit.

@@ -59,6 +59,12 @@ fn a_full_disk_is_borne_and_nothing_is_acknowledged_meanwhile() {
     );
 }
 
+/// A commit has failed, or the watch of the disk has stopped the writer before one could.
+fn noticed(station: &Station) -> bool {
+    let daemon = &station.status()["daemon"];
+    daemon["store_failing"] == true || daemon["disk"] == "full"
+}
+
 fn disk_full(without: &'static str, _: u32) -> Harm {
     const MESSAGES: i64 = 3000;
     let full_for = Duration::from_secs(if full() { 120 } else { 2 });
@@ -77,7 +83,7 @@ fn disk_full(without: &'static str, _: u32) -> Harm {
     publish(&broker, "solar/t/telemetry", false, &lines[1000..2000]);
     wait_for("the daemon to notice", 30, || {
         disk.fill();
-        (station.status()["daemon"]["store_failing"] == true).then_some(())
+        noticed(&station).then_some(())
     });
     let since = Instant::now();
     wait_for("the time of the full disk", 200, || {
@@ -122,7 +128,7 @@ fn once_there_is_space_again_it_goes_on_unaided() {
             if without.is_empty() {
                 wait_for("the daemon to notice", 30, || {
                     disk.fill();
-                    (station.status()["daemon"]["store_failing"] == true).then_some(())
+                    noticed(&station).then_some(())
                 });
             } else {
                 wait_for("the messages to be dealt with", 30, || {
