@@ -455,6 +455,21 @@ mod tests {
         );
     }
 
+    #[test]
+    fn of_a_refused_message_only_the_beginning_is_kept() {
+        let message = Message {
+            topic: vec![b't'; 5000],
+            payload: vec![b'p'; 5000],
+            retain: false,
+            packet_id: 1,
+            cut: false,
+        };
+        let kept = refuse(RejectReason::NotJson, message, TimestampMs(0));
+        assert_eq!(kept.topic.len(), TOPIC_BYTES);
+        assert_eq!(kept.sample.len(), SAMPLE_BYTES);
+        assert!(kept.sample.capacity() < 2 * SAMPLE_BYTES);
+    }
+
     fn reading() -> Reading {
         Reading {
             device: DeviceId::new("t"),

@@ -1,34 +1,19 @@
 //! One broker connection: receives only when asked to, and sends acknowledgements by the commit.
 
+mod connection;
+mod options;
+
 use std::collections::VecDeque;
-use std::path::Path;
-use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use rumqttc::tokio_rustls::TlsConnector;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::broker_url::{BrokerUrl, BrokerUrlError};
-use super::packets::{Greeting, Inbound, Incoming};
-use super::tls;
-use crate::config::{MqttConfig, Protocol};
-use crate::errors::chain;
+use super::packets::Incoming;
 use crate::fault;
+use connection::{Connection, broken, push};
+pub use options::{LinkOptions, RECEIVE_MAXIMUM};
 
-/// Largest packet we take: MQTT 5 brokers keep larger ones to themselves, an MQTT 3.1.1 broker cannot
-/// be told, and only the beginning of what it sends is kept.
-const MAX_PACKET_BYTES: u32 = 256 * 1024;
-/// Unacknowledged messages an MQTT 5 broker may have on the way to us.
-pub const RECEIVE_MAXIMUM: u16 = 200;
-/// How long a broker keeps our session while we are away.
-const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 const CONNECT_TIMEOUT_S: u64 = 10;
-/// Our own publishes that the broker has not confirmed.
-const PUBLISHES_AT_ONCE: u16 = 16;
 /// While this much waits for the socket nothing more is encoded.
 const OUTBOUND_BYTES: usize = 16 * 1024;
 /// How often a caller that takes nothing gets a chance to think again.
@@ -36,16 +21,6 @@ const NOT_READING: Duration = Duration::from_millis(20);
 
 /// What the error begins with where the broker does not let us in.
 pub const REFUSED_BY_BROKER: &str = "the broker refused us";
-
-/// A password that does not print.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// Why a link could not be set up, or broke.
 #[derive(Debug, thiserror::Error)]
@@ -66,104 +41,6 @@ pub enum LinkError {
     /// The connection broke or could not be made.
     #[error("{0}")]
     Broken(String),
-}
-
-/// How to reach and greet the broker.
-#[derive(Clone, Debug)]
-pub struct LinkOptions {
-    broker: BrokerUrl,
-    protocol: Protocol,
-    client_id: String,
-    login: Option<(String, Secret)>,
-    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
-    keep_alive: Duration,
-    /// Topic and payload the broker publishes, retained, when we vanish.
-    pub will: Option<(String, String)>,
-    /// Requests that may wait for the connection.
-    pub requests: usize,
-    /// Keep the session at the broker and acknowledge by hand.
-    pub persistent: bool,
-}
-
-impl LinkOptions {
-    /// From `[mqtt]`; reads the password and certificate files it names. `suffix` tells our
-    /// connections apart. `credentials` is systemd's credential folder, if there is one.
-    pub fn new(
-        mqtt: &MqttConfig,
-        suffix: &str,
-        credentials: Option<&Path>,
-    ) -> Result<Self, LinkError> {
-        let setup = |e: BrokerUrlError| LinkError::Setup {
-            action: "understand the broker's address",
-            on: mqtt.url.clone(),
-            why: e.to_string(),
-        };
-        let broker: BrokerUrl = mqtt.url.parse().map_err(setup)?;
-        let tls = if broker.tls {
-            Some(tls::client_config(mqtt)?)
-        } else {
-            None
-        };
-        let login = match mqtt.username.as_ref().or(broker.username.as_ref()) {
-            None => None,
-            Some(user) => Some((user.clone(), password(mqtt, credentials)?)),
-        };
-        Ok(Self {
-            broker,
-            protocol: mqtt.protocol,
-            client_id: format!("{}{suffix}", mqtt.client_id),
-            login,
-            tls,
-            keep_alive: Duration::from_secs(u64::from(mqtt.keep_alive_s)),
-            will: None,
-            requests: 1024,
-            persistent: false,
-        })
-    }
-
-    fn greeting(&self) -> Greeting<'_> {
-        Greeting {
-            client_id: &self.client_id,
-            persistent: self.persistent && !fault::without("session"),
-            keep_alive_s: self.keep_alive.as_secs() as u16,
-            session_expiry_s: SESSION_EXPIRY_S,
-            receive_maximum: RECEIVE_MAXIMUM,
-            max_packet_bytes: MAX_PACKET_BYTES,
-            will: self.will.as_ref().map(|(t, p)| (t.as_str(), p.as_str())),
-            login: self
-                .login
-                .as_ref()
-                .map(|(user, password)| (user.as_str(), password.0.as_str())),
-        }
-    }
-
-    /// Makes the two ends. Nothing is sent before the first [`LinkLoop::poll`].
-    pub fn open(&self) -> (LinkSender, LinkLoop) {
-        let (sender, requests) = flume::bounded(self.requests);
-        let link = LinkLoop {
-            options: self.clone(),
-            requests,
-            pending: VecDeque::new(),
-            unconfirmed: VecDeque::new(),
-            unacknowledged: 0,
-            connection: None,
-        };
-        (LinkSender(sender), link)
-    }
-}
-
-/// The password: from the file named in `[mqtt]`, else from systemd's credential `mqtt-password`.
-fn password(mqtt: &MqttConfig, credentials: Option<&Path>) -> Result<Secret, LinkError> {
-    let credential = credentials.map(|folder| folder.join("mqtt-password"));
-    let Some(path) = mqtt.password_file.clone().or(credential) else {
-        return Ok(Secret(String::new()));
-    };
-    let text = std::fs::read_to_string(&path).map_err(|e| LinkError::Setup {
-        action: "read the password in",
-        on: path.display().to_string(),
-        why: e.to_string(),
-    })?;
-    Ok(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 /// A message as it came.
@@ -246,6 +123,22 @@ impl LinkSender {
     /// Says goodbye, after everything asked for before; false where the request queue is full.
     pub fn disconnect(&self) -> bool {
         self.0.try_send(Request::Disconnect).is_ok()
+    }
+}
+
+impl LinkOptions {
+    /// Makes the two ends. Nothing is sent before the first [`LinkLoop::poll`].
+    pub fn open(&self) -> (LinkSender, LinkLoop) {
+        let (sender, requests) = flume::bounded(self.requests);
+        let link = LinkLoop {
+            options: self.clone(),
+            requests,
+            pending: VecDeque::new(),
+            unconfirmed: VecDeque::new(),
+            unacknowledged: 0,
+            connection: None,
+        };
+        (LinkSender(sender), link)
     }
 }
 
@@ -408,143 +301,5 @@ impl LinkLoop {
         while self.pending.len() > self.options.requests {
             self.pending.pop_front();
         }
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// A connection that the broker has let in.
-struct Connection {
-    read: ReadHalf<Box<dyn Stream>>,
-    write: WriteHalf<Box<dyn Stream>>,
-    inbound: Inbound,
-    outbound: BytesMut,
-    /// Something was written that TLS may still hold.
-    unflushed: bool,
-    /// Our DISCONNECT is in `outbound` or gone.
-    said_goodbye: bool,
-    keep_alive: Duration,
-    /// When the next ping is due.
-    beat: Pin<Box<Sleep>>,
-    /// When the broker last said anything.
-    heard: Instant,
-    publishes_at_once: usize,
-    last_packet_id: u16,
-}
-
-impl Connection {
-    /// Connects and greets; the connection and whether the broker still knew us.
-    async fn open(options: &LinkOptions) -> Result<(Self, bool), LinkError> {
-        let BrokerUrl { host, port, .. } = &options.broker;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = TcpStream::connect((host, *port)).await.map_err(broken)?;
-        tcp.set_nodelay(true).map_err(broken)?;
-        let stream: Box<dyn Stream> = match &options.tls {
-            None => Box::new(tcp),
-            Some(config) => {
-                let name = ServerName::try_from(host.to_owned())
-                    .map_err(|e| LinkError::Broken(e.to_string()))?;
-                let connector = TlsConnector::from(config.clone());
-                Box::new(connector.connect(name, tcp).await.map_err(broken)?)
-            }
-        };
-        let (mut read, mut write) = tokio::io::split(stream);
-        let mut outbound = BytesMut::new();
-        options.protocol.connect(&options.greeting(), &mut outbound);
-        write.write_all_buf(&mut outbound).await.map_err(broken)?;
-        write.flush().await.map_err(broken)?;
-        let mut inbound = Inbound::new(options.protocol, MAX_PACKET_BYTES as usize);
-        let welcome = loop {
-            match inbound.next().map_err(LinkError::Broken)? {
-                Some(Incoming::ConnAck(welcome)) => break welcome?,
-                Some(_) => return Err(LinkError::Broken("the broker greets wrongly".into())),
-                None => {}
-            }
-            if inbound.receive(&mut read).await.map_err(broken)? == 0 {
-                return Err(LinkError::Broken("the broker hung up on us".into()));
-            }
-        };
-        let keep_alive = welcome.keep_alive.unwrap_or(options.keep_alive);
-        let connection = Self {
-            read,
-            write,
-            inbound,
-            outbound,
-            unflushed: false,
-            said_goodbye: false,
-            keep_alive,
-            beat: Box::pin(tokio::time::sleep(keep_alive / 2)),
-            heard: Instant::now(),
-            publishes_at_once: welcome.receive_maximum.min(PUBLISHES_AT_ONCE).into(),
-            last_packet_id: 0,
-        };
-        Ok((connection, welcome.session_present))
-    }
-
-    /// Sends what waits and closes in order: a socket closed with messages unread is reset, and the
-    /// reset would take acknowledgements along that the broker has not looked at.
-    async fn goodbye(&mut self) {
-        let sent = async {
-            self.write.write_all_buf(&mut self.outbound).await?;
-            self.write.shutdown().await?;
-            while self.inbound.receive(&mut self.read).await? > 0 {
-                self.inbound.clear();
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        // A broker that is gone needs no goodbye.
-        let _ = sent.await;
-    }
-
-    fn next_packet_id(&mut self) -> u16 {
-        self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-        self.last_packet_id
-    }
-}
-
-/// Writes some of `outbound`; may be dropped and called again at any point.
-async fn push(
-    write: &mut WriteHalf<Box<dyn Stream>>,
-    outbound: &mut BytesMut,
-    unflushed: &mut bool,
-) -> std::io::Result<()> {
-    if !outbound.is_empty() {
-        *unflushed = true;
-        write.write_buf(outbound).await?;
-    }
-    if outbound.is_empty() {
-        write.flush().await?;
-        *unflushed = false;
-    }
-    Ok(())
-}
-
-fn broken(error: std::io::Error) -> LinkError {
-    LinkError::Broken(chain(&error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_comes_from_its_file_or_the_credential_and_never_prints() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("mqtt-password"), "from-systemd\n").unwrap();
-        std::fs::write(dir.path().join("own"), "from-file\r\n").unwrap();
-        let mut mqtt = MqttConfig {
-            username: Some("u".into()),
-            ..MqttConfig::default()
-        };
-        let options = LinkOptions::new(&mqtt, "", Some(dir.path())).unwrap();
-        assert_eq!(options.login.as_ref().unwrap().1.0, "from-systemd");
-        assert!(!format!("{options:?}").contains("from-systemd"));
-        mqtt.password_file = Some(dir.path().join("own"));
-        let options = LinkOptions::new(&mqtt, "", Some(dir.path())).unwrap();
-        assert_eq!(options.login.unwrap().1.0, "from-file");
-        mqtt.password_file = Some(dir.path().join("missing"));
-        let said = LinkOptions::new(&mqtt, "", None).unwrap_err().to_string();
-        assert!(said.contains("missing"), "{said}");
     }
 }
