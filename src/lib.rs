@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dashboard;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;

@@ -28,7 +28,8 @@ use crate::reading::{DeviceId, TimestampMs};
 use crate::store::{FailureKind, NamedSample, Reader, StoreError};
 
 pub use run::{
-    Asked, NewData, Preview, Request, RunEnd, Station, Ticket, Trigger, narrow_days, preview, train,
+    Asked, FirstNight, NewData, Preview, Request, RunEnd, Station, Ticket, Trigger, first_night,
+    narrow_days, preview, train,
 };
 
 const DAY_MS: i64 = 86_400_000;

@@ -7,6 +7,7 @@ mod api;
 mod backtest;
 mod broker;
 mod commands;
+mod dashboard;
 mod disk;
 mod disk_full;
 mod doctor;

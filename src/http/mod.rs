@@ -9,6 +9,7 @@ mod history;
 mod metrics;
 mod ml;
 mod openapi;
+mod page;
 mod problem;
 mod routes;
 pub mod serve;

@@ -2,6 +2,7 @@
 //!
 //! | method | path | meaning |
 //! | ------ | ---- | ------- |
+//! | GET    | `/` | the dashboard (`days`, `device`, `horizon`) |
 //! | GET    | `/health/live` | the process answers |
 //! | GET    | `/health/ready` | intake, store, last night, model, age of the forecasts, clock; 503 where one fails |
 //! | GET    | `/metrics` | figures for Prometheus (OpenMetrics text) |
@@ -40,7 +41,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::guard::{self, Guard};
 use super::problem::{Problem, dress};
-use super::{Station, devices, forecasts, health, history, metrics, ml, openapi};
+use super::{Station, devices, forecasts, health, history, metrics, ml, openapi, page};
 use crate::store::Reader;
 
 /// What every handler gets.
@@ -49,6 +50,7 @@ pub(super) type App = Arc<dyn Station>;
 /// Method, path and handler of every route.
 pub(super) fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
     vec![
+        ("GET", "/", get(page::page)),
         ("GET", "/health/live", get(health::live)),
         ("GET", "/health/ready", get(health::ready)),
         ("GET", "/metrics", get(metrics::metrics)),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use judge::{findings, judge};
 pub use screen::render;
-pub(crate) use screen::{clip, printable, wrap};
+pub(crate) use screen::{ago, clip, printable, span, wrap};
 
 use crate::models::bundle::Kind;
 use crate::mqtt::intake::IntakeStatus;

@@ -248,14 +248,14 @@ pub(crate) fn clip(text: &str, columns: usize) -> String {
     text.chars().take(columns - 1).chain(['…']).collect()
 }
 
-pub(super) fn ago(now: TimestampMs, then: TimestampMs) -> String {
+pub(crate) fn ago(now: TimestampMs, then: TimestampMs) -> String {
     match now.0 - then.0 {
         past if past >= 0 => format!("{} ago", span(past)),
         ahead => format!("{} ahead", span(-ahead)),
     }
 }
 
-pub(super) fn span(ms: i64) -> String {
+pub(crate) fn span(ms: i64) -> String {
     match ms / 1000 {
         s if s < 120 => format!("{s} s"),
         s if s < 7200 => format!("{} min", s / 60),

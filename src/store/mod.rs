@@ -25,6 +25,7 @@ pub mod recover;
 mod retention;
 mod rows;
 mod runs;
+mod samples;
 mod series;
 pub mod snapshot;
 pub mod space;

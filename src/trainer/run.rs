@@ -283,6 +283,28 @@ fn days(hours: &[i64], zone: Tz) -> u32 {
     days.values().filter(|h| **h >= HOURS_OF_A_DAY).count() as u32
 }
 
+/// How far a station is from its first night.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstNight {
+    /// Local days that hold readings.
+    pub days: u32,
+    /// Days that it needs.
+    pub needed: u32,
+}
+
+/// How far the first night is.
+pub fn first_night(
+    reader: &Reader,
+    config: &Config,
+    now: TimestampMs,
+) -> Result<FirstNight, StoreError> {
+    let hours = reader.hours_with_readings(lookback(config, now), now)?;
+    Ok(FirstNight {
+        days: days(&hours, config.site.zone()),
+        needed: config.training.min_days + config.training.holdback_days,
+    })
+}
+
 /// What a run now would do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preview {
@@ -305,7 +327,7 @@ pub fn preview(config: &Config, now: TimestampMs, force: bool) -> Result<Preview
     let reader = Reader::open(&config.store.path)?;
     let new = NewData::look(&reader, config, now)?;
     let from = lookback(config, now);
-    let days = days(&reader.hours_with_readings(from, now)?, config.site.zone());
+    let FirstNight { days, needed } = first_night(&reader, config, now)?;
     let (mut check, mut rows) = (Check::default(), 0);
     for sample in reader.named_samples(from, now)? {
         let (device, ts, values) = sample?;
@@ -314,8 +336,6 @@ pub fn preview(config: &Config, now: TimestampMs, force: bool) -> Result<Preview
             check.push(&device, ts, &values);
         }
     }
-    let training = &config.training;
-    let needed = training.min_days + training.holdback_days;
     let (would_train, reason) = if days < needed {
         let text = "days of readings; the first night needs";
         (false, format!("There are {days} {text} {needed}."))
