@@ -431,11 +431,11 @@ fn a_run_is_waited_for_or_answered_at_once_and_a_trial_never_goes_live() {
     );
     let (all, six) = (&trial, &narrow);
     assert!(
-        six["report"]["horizons"][0]["train_rows"].as_u64() > Some(0),
+        six["report"]["horizons"][0]["rows_train"].as_u64() > Some(0),
         "{six}"
     );
     assert!(
-        all["report"]["horizons"][0]["train_rows"].as_u64() > Some(0),
+        all["report"]["horizons"][0]["rows_train"].as_u64() > Some(0),
         "{all}"
     );
     let caches = std::fs::read_dir(station.dir.path()).unwrap();

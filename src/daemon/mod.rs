@@ -6,8 +6,8 @@ mod nights;
 pub mod reload;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -26,7 +26,7 @@ use crate::reading::TimestampMs;
 use crate::schedule;
 use crate::serving::Service;
 use crate::shutdown::Shutdown;
-use crate::status::{self, DaemonStatus, Status};
+use crate::status::{self, DaemonStatus, Forecasting, Status};
 use crate::store::recover::{self, Found};
 use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
@@ -39,6 +39,8 @@ use reload::Refusal;
 
 /// Readings that may wait for the forecaster.
 const STORED_QUEUE: usize = 4096;
+/// Forecasts are made and settled once a minute.
+const FORECASTING_AGE: Duration = Duration::from_secs(5);
 /// Limits of the steps of an orderly end; their sum is far below systemd's 30 s.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 const TRAINER_LIMIT: Duration = Duration::from_secs(1);
@@ -229,6 +231,7 @@ impl Daemon {
             training: nights.running(),
             refusal: around.refusal,
             swaps: promotions,
+            forecasting: Mutex::default(),
         });
         let daemon = Self {
             intake: tokio::spawn(intake.run()),
@@ -414,9 +417,27 @@ struct RunningStation {
     training: Arc<AtomicBool>,
     refusal: Refusal,
     swaps: flume::Sender<i64>,
+    forecasting: Mutex<Option<(Instant, Forecasting)>>,
 }
 
 impl RunningStation {
+    /// What the status has of forecasts, at most [`FORECASTING_AGE`] old: a hundred thousand rows are
+    /// not counted anew for each of those who ask.
+    fn forecasting(&self, reader: &Reader, now: TimestampMs) -> Result<Forecasting, StoreError> {
+        let mut kept = self
+            .forecasting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((at, known)) if at.elapsed() < FORECASTING_AGE => Ok(known.clone()),
+            _ => {
+                let known = Forecasting::look(reader, now)?;
+                *kept = Some((Instant::now(), known.clone()));
+                Ok(known)
+            }
+        }
+    }
+
     /// When the schedule trains next.
     fn next_night(&self) -> Option<TimestampMs> {
         let (training, now) = (&self.config.training, self.clock.now());
@@ -451,13 +472,13 @@ impl Station for RunningStation {
             next_night: self.next_night(),
             reload_refused: self.refusal.reason(),
         };
-        status::gather(
-            &self.config.store.path,
-            Some(daemon),
-            now,
-            clock::plausible(now),
-        )
-        .map_err(|e| crate::errors::chain(&e))
+        let path = &self.config.store.path;
+        let gathered = Reader::open(path).and_then(|reader| {
+            let forecasting = self.forecasting(&reader, now)?;
+            let now = (now, clock::plausible(now));
+            status::gather_with(&reader, path, Some(daemon), now, forecasting)
+        });
+        gathered.map_err(|e| crate::errors::chain(&e))
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {

@@ -157,6 +157,23 @@ pub enum Level {
     Down,
 }
 
+/// What takes long to read, and changes once a minute.
+#[derive(Clone, Debug, Default)]
+pub struct Forecasting {
+    accuracy: Vec<AccuracyRow>,
+    newest: Vec<ForecastRow>,
+}
+
+impl Forecasting {
+    /// Reads it.
+    pub fn look(reader: &Reader, now: TimestampMs) -> Result<Self, StoreError> {
+        Ok(Self {
+            accuracy: reader.accuracy(now.plus_ms(-ACCURACY_MS), now)?,
+            newest: reader.latest_forecasts()?,
+        })
+    }
+}
+
 /// Reads what the database knows and judges it together with what the daemon says.
 pub fn gather(
     store_path: &Path,
@@ -165,7 +182,25 @@ pub fn gather(
     clock_plausible: bool,
 ) -> Result<Status, StoreError> {
     let reader = Reader::open(store_path)?;
-    let accuracy_by_device = reader.accuracy(now.plus_ms(-ACCURACY_MS), now)?;
+    let forecasting = Forecasting::look(&reader, now)?;
+    gather_with(
+        &reader,
+        store_path,
+        daemon,
+        (now, clock_plausible),
+        forecasting,
+    )
+}
+
+/// [`gather`], with what takes long from elsewhere.
+pub fn gather_with(
+    reader: &Reader,
+    store_path: &Path,
+    daemon: Option<DaemonStatus>,
+    (now, clock_plausible): (TimestampMs, bool),
+    forecasting: Forecasting,
+) -> Result<Status, StoreError> {
+    let accuracy_by_device = forecasting.accuracy;
     let pooled = accuracy_by_device.iter().filter(|row| row.device.is_none());
     let accuracy_by_horizon: Vec<LiveAccuracy> = pooled.map(|row| row.accuracy).collect();
     let accuracy = accuracy_by_horizon.first().copied().unwrap_or_default();
@@ -188,7 +223,7 @@ pub fn gather(
         devices: (reader.latest()?.into_iter())
             .map(|(device, ts, values)| (device, ts, values.get(Field::Power)))
             .collect(),
-        forecasts: reader.latest_forecasts()?,
+        forecasts: forecasting.newest,
         parts: contents.map(|c| c.parts).unwrap_or_default(),
         damaged_model: reader.damaged_model_row()?,
         model,
