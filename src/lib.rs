@@ -5,6 +5,7 @@
 //! holds the reasons.
 
 pub mod accuracy;
+pub mod alerts;
 pub mod backtest;
 pub mod cli;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod dashboard;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod energy;
 pub mod errors;
 mod fault;
 pub mod features;

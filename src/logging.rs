@@ -12,6 +12,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::errors;
+
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -32,6 +34,7 @@ pub fn to_stderr(format: Format, default: &str) {
     let journal = is_journal();
     tracing_subscriber::registry()
         .with(Lines { format, journal })
+        .with(Reports)
         .with(levels)
         .init();
 }
@@ -68,6 +71,36 @@ impl<S: Subscriber> Layer<S> for Lines {
         // In one piece, so that no other process's line gets in between. Where nobody can be told
         // there is nobody to tell that either.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
+/// Keeps what went wrong for the error reports: every warning and error of ours that is logged.
+struct Reports;
+
+impl<S: Subscriber> Layer<S> for Reports {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let meta = event.metadata();
+        let Some(stage) = errors::stage(meta.target()).filter(|_| *meta.level() <= Level::WARN)
+        else {
+            return;
+        };
+        let mut said = Said::default();
+        event.record(&mut said);
+        let mut text = said.message;
+        // Where the cause is a field of its own it ends the chain.
+        for (key, value) in &said.fields {
+            match value {
+                Value::String(value) if matches!(*key, "error" | "why") => {
+                    let _ = write!(text, ": {value}");
+                }
+                Value::String(value) => {
+                    let _ = write!(text, " ({key} {value})");
+                }
+                _ => {}
+            }
+        }
+        let level = meta.level().as_str().to_lowercase();
+        errors::note(stage, &level, text, Utc::now().into());
     }
 }
 

@@ -3,6 +3,7 @@
 // A test that panics has failed, which is what it is for.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
 mod api;
 mod backtest;
 mod broker;
@@ -12,6 +13,7 @@ mod disk;
 mod disk_full;
 mod doctor;
 mod faults;
+mod home_assistant;
 mod intake;
 mod learning;
 mod models;

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::{Broker, Station, wait_for};
 
 /// A certificate for localhost from an authority of our own: `ca.pem`, `server.pem`, `server.key`.
-fn certificates(dir: &Path) {
+pub fn certificates(dir: &Path) {
     let script = "
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca
         openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost

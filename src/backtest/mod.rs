@@ -4,6 +4,7 @@
 //! lies beyond the cut is dropped. `nightly`: after 14 days, every local day is forecast by what
 //! was learned from targets of the days before it, in full and in incremental mode.
 
+pub mod energy;
 mod protocol;
 mod recorded;
 mod report;
@@ -94,6 +95,9 @@ pub struct BacktestArgs {
     /// Turns the sun features on
     #[arg(long, value_name = "LAT,LON,ZONE", allow_hyphen_values = true)]
     pub site: Option<SiteZone>,
+    /// Judge the energy left today and of tomorrow instead of forecasts of power
+    #[arg(long)]
+    pub energy: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -225,6 +229,31 @@ mod tests {
             .unwrap();
         }
         f
+    }
+
+    #[test]
+    fn the_energy_of_a_day_is_judged_at_each_hour_it_is_told() {
+        let f = file(25, &["a", "b"]);
+        let report = energy::run(&args(f.path(), &["--energy", "--site=40,0,UTC"]))
+            .unwrap()
+            .remove(0);
+        let what: Vec<_> = report.results.iter().map(|r| r.what.as_str()).collect();
+        assert_eq!(
+            what,
+            [
+                "left at 06:00",
+                "left at 09:00",
+                "left at 12:00",
+                "left at 15:00",
+                "tomorrow at 18:00"
+            ]
+        );
+        for r in &report.results {
+            // 25 days but the first fortnight, of two devices.
+            assert!((16..=22).contains(&r.days), "{r:?}");
+            assert!(r.mae_percent > 0.0 && r.mae_percent < 60.0, "{r:?}");
+        }
+        assert!(energy::render(&[report]).contains("tomorrow at 18:00"));
     }
 
     #[test]

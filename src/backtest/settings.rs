@@ -81,6 +81,7 @@ fn a_setting_chosen_without_a_data_set_still_beats_smart_persistence_on_it() {
                 days: None,
                 features: FeatureSet::Core,
                 site: Some(site.parse().unwrap()),
+                energy: false,
                 json: false,
             };
             let mut recorded = Recorded::read(&args, &file, 15).unwrap();

@@ -1,6 +1,8 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
+mod alerts;
 mod doctor;
+mod home_assistant;
 mod models;
 mod quarantine;
 mod run;
@@ -77,6 +79,12 @@ enum Verb {
     Status(JsonArg),
     /// What is wrong with the station or its surroundings, and what to do
     Doctor(JsonArg),
+    /// What is wrong, and who has been told
+    Alerts(alerts::AlertsArgs),
+    /// What went wrong lately: stage, cause and time
+    Errors(JsonArg),
+    /// Remove everything that was made in Home Assistant
+    HomeAssistant(home_assistant::HomeAssistantArgs),
     /// The messages that could not become readings
     Quarantine(quarantine::QuarantineArgs),
     /// Learn now
@@ -260,12 +268,27 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Status(args) => show::show_status(&places()?, args.json),
         Verb::Train(args) => train::train(config()?, args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
+        Verb::Alerts(args) => alerts::alerts(args, places, config),
+        Verb::Errors(args) => alerts::errors(&places()?, args.json),
+        Verb::HomeAssistant(args) => home_assistant::home_assistant(&config()?, args),
         Verb::Quarantine(args) => quarantine::quarantine(&places()?, args),
         Verb::Runs(args) => runs::runs(&places()?, args),
         Verb::Models(args) => models::models(&places()?, args),
         Verb::Forecast(args) => show::forecast(&places()?, args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),
+        Verb::Backtest(args) if args.energy => {
+            use crate::backtest::energy;
+            let reports = energy::run(&args)?;
+            if args.json {
+                for report in &reports {
+                    println!("{}", serde_json::to_string(report)?);
+                }
+            } else {
+                print!("{}", energy::render(&reports));
+            }
+            Ok(Exit::Done)
+        }
         Verb::Backtest(args) => {
             let reports = crate::backtest::run(&args)?;
             if args.json {

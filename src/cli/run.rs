@@ -48,7 +48,7 @@ fn no_file(path: Option<&Path>) -> bool {
 }
 
 /// systemd's folder of credentials, if there is one.
-fn credentials() -> Option<PathBuf> {
+pub(super) fn credentials() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 

@@ -7,6 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{Days, TimeZone};
+use chrono_tz::Tz;
+
 pub use trust::{Evidence, Glance, Trust};
 pub use watched::{WatchedClock, watch};
 
@@ -109,9 +112,40 @@ impl Clock for ManualClock {
     }
 }
 
+/// The next two local midnights.
+pub fn midnights(now: TimestampMs, zone: Tz) -> Option<(TimestampMs, TimestampMs)> {
+    let today = now.to_utc().with_timezone(&zone).date_naive();
+    let midnight = |days| {
+        let naive = today
+            .checked_add_days(Days::new(days))?
+            .and_hms_opt(0, 0, 0)?;
+        // Where summer time begins at midnight the day begins an hour later.
+        let found = zone.from_local_datetime(&naive).earliest();
+        let found = found.or_else(|| {
+            let later = naive + chrono::TimeDelta::hours(1);
+            zone.from_local_datetime(&later).earliest()
+        });
+        found.map(|t| TimestampMs(t.timestamp_millis()))
+    };
+    Some((midnight(1)?, midnight(2)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn midnights_are_those_of_the_zone_also_when_the_clocks_change() {
+        let at =
+            |text: &str| TimestampMs::from(text.parse::<chrono::DateTime<chrono::Utc>>().unwrap());
+        let zone = chrono_tz::Europe::Madrid;
+        let found = midnights(at("2026-03-28T12:00:00Z"), zone).unwrap();
+        // Summer time begins on the 29th: that day has 23 hours.
+        assert_eq!(
+            found,
+            (at("2026-03-28T23:00:00Z"), at("2026-03-29T22:00:00Z"))
+        );
+    }
 
     #[test]
     fn a_manual_clock_stands_still_until_it_is_set() {

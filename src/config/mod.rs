@@ -12,7 +12,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 pub use sections::{
-    HorizonsMin, HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig,
+    AlertsConfig, EmailConfig, HomeAssistantConfig, HorizonsMin, HttpConfig, MailSecurity,
+    MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig, WebhookConfig,
 };
 pub use topics::{FieldSource, OneOrMany, PRESETS_TOML, TopicRule, presets};
 
@@ -51,6 +52,15 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("training.holdback_days", 1.0, 60.0, "days"),
     ("training.horizon_min", 1.0, 2880.0, "minutes"),
     ("training.full_every_days", 1.0, 3650.0, "days"),
+    ("alerts.look_s", 1.0, 3600.0, "seconds"),
+    ("alerts.raise_after_min", 0.0, 1440.0, "minutes"),
+    ("alerts.clear_after_min", 0.0, 1440.0, "minutes"),
+    ("alerts.limits.silent_min", 1.0, 10_080.0, "minutes"),
+    ("alerts.limits.failed_nights", 1.0, 100.0, "nights"),
+    ("alerts.limits.unlearned_nights", 1.0, 100.0, "nights"),
+    ("alerts.limits.old_model_days", 1.0, 3650.0, "days"),
+    ("alerts.limits.refused_percent", 0.0, 100.0, "percent"),
+    ("alerts.email.port", 1.0, 65_535.0, ""),
     (
         "training.promote.min_improvement_percent",
         -100.0,
@@ -104,6 +114,10 @@ pub struct Config {
     pub training: TrainingConfig,
     /// How it is asked.
     pub http: HttpConfig,
+    /// What Home Assistant is told.
+    pub home_assistant: HomeAssistantConfig,
+    /// Who is told what is wrong.
+    pub alerts: AlertsConfig,
 }
 
 impl Config {
@@ -164,6 +178,10 @@ impl Config {
             &mut mqtt.ca_file,
             &mut mqtt.client_cert_file,
             &mut mqtt.client_key_file,
+            &mut self.alerts.webhook.token_file,
+            &mut self.alerts.webhook.ca_file,
+            &mut self.alerts.email.password_file,
+            &mut self.alerts.email.ca_file,
         ]
         .into_iter()
         .flatten()
@@ -303,6 +321,27 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     let name = |host: &String| !host.is_empty() && !host.contains(['/', '@', ' ', '*']);
     if !http.hosts.iter().all(name) {
         return refuse("http.hosts", "accepted: names such as \"pv.example.org\"");
+    }
+    let prefix = &config.home_assistant.discovery_prefix;
+    if prefix.is_empty() || prefix.contains(['+', '#']) || *prefix == mqtt.topic_prefix {
+        let problem = "accepted: a topic without wildcards other than mqtt.topic_prefix";
+        return refuse("home_assistant.discovery_prefix", problem);
+    }
+    let own = format!("{prefix}/device/");
+    if let Some(i) = (mqtt.topics.iter()).position(|rule| rule.filter.starts_with(&own)) {
+        return Err(ConfigError::Invalid {
+            key: format!("mqtt.topics[{i}].filter"),
+            value: Some(format!("{:?}", mqtt.topics[i].filter)),
+            problem: format!("below {own} Home Assistant is told of devices; no reading is there"),
+        });
+    }
+    if let Err((key, problem)) = crate::alerts::deliver::check(&config.alerts) {
+        // The address may hold a secret in its path, so it is not shown.
+        return Err(ConfigError::Invalid {
+            key: format!("alerts.{key}"),
+            value: None,
+            problem,
+        });
     }
     let training = &config.training;
     if training.lookback_days <= training.holdback_days + training.min_days {

@@ -10,6 +10,7 @@ use super::TopicRule;
 use crate::models::bundle::MAX_HORIZONS;
 use crate::night::{Mode, Promote};
 use crate::schedule::{CatchUp, Schedule};
+use crate::status::Limits;
 use crate::sun::Site;
 
 /// MQTT protocol version.
@@ -265,4 +266,105 @@ impl Default for HttpConfig {
             hosts: Vec::new(),
         }
     }
+}
+
+/// `[home_assistant]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HomeAssistantConfig {
+    /// Whether Home Assistant is told of the devices and the station.
+    pub enabled: bool,
+    /// Where it listens for them.
+    pub discovery_prefix: String,
+}
+
+impl Default for HomeAssistantConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            discovery_prefix: "homeassistant".into(),
+        }
+    }
+}
+
+/// `[alerts]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// Whether alerts are published, retained, below `<topic_prefix>/alerts`.
+    pub mqtt: bool,
+    /// How often the station is looked at.
+    pub look_s: u32,
+    /// Minutes for which something is wrong before an alert is raised.
+    pub raise_after_min: u32,
+    /// Minutes for which it is right again before the alert is over.
+    pub clear_after_min: u32,
+    /// From where on something is wrong.
+    pub limits: Limits,
+    /// Where alerts are posted.
+    pub webhook: WebhookConfig,
+    /// Where they are mailed.
+    pub email: EmailConfig,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self {
+            mqtt: true,
+            look_s: 60,
+            raise_after_min: 5,
+            clear_after_min: 10,
+            limits: Limits::default(),
+            webhook: WebhookConfig::default(),
+            email: EmailConfig::default(),
+        }
+    }
+}
+
+/// `[alerts.webhook]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Where to post; nowhere without it.
+    pub url: Option<String>,
+    /// File with the bearer token; without it the systemd credential `alerts-webhook-token` is used
+    /// where there is one.
+    pub token_file: Option<PathBuf>,
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[alerts.email]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmailConfig {
+    /// The mail server; no mail without it.
+    pub server: Option<String>,
+    /// Its port; 587 for STARTTLS, 465 for TLS, 25 without.
+    pub port: Option<u16>,
+    /// How the connection is kept private.
+    pub security: MailSecurity,
+    /// The sender's address.
+    pub from: Option<String>,
+    /// The recipients' addresses.
+    pub to: Vec<String>,
+    /// User name, if the server asks for one.
+    pub username: Option<String>,
+    /// File with the password; without it the systemd credential `alerts-email-password`.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How a connection to a mail server is kept private.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailSecurity {
+    /// STARTTLS, and nothing is sent before it.
+    #[default]
+    StartTls,
+    /// TLS from the first byte.
+    Tls,
+    /// Not at all: for a server on the same machine.
+    None,
 }

@@ -67,6 +67,34 @@ fn errors_name_key_value_and_range() {
             ["mqtt.keep_alive_s", "x", "5 … 3600 seconds"],
         ),
         (
+            "[alerts.webhook]\nurl = \"ftp://x\"",
+            ["alerts.webhook.url", "http://", "https://"],
+        ),
+        (
+            "[alerts.email]\nserver = \"h\"",
+            ["alerts.email", "server, from and to", "together"],
+        ),
+        (
+            "[alerts.email]\nserver = \"h\"\nfrom = \"x\"\nto = [\"a@b\"]",
+            ["alerts.email.from", "\"x\"", "mail address"],
+        ),
+        (
+            "[alerts.email]\nserver = \"h\"\nfrom = \"a@b\"\nto = [\"a@b\"]\nusername = \"u\"\nsecurity = \"none\"",
+            ["alerts.email.username", "starttls or tls", "password"],
+        ),
+        (
+            "[alerts.limits]\nfailed_nights = 0",
+            ["alerts.limits.failed_nights", "0", "1 … 100 nights"],
+        ),
+        (
+            "[home_assistant]\ndiscovery_prefix = \"a/#\"",
+            [
+                "home_assistant.discovery_prefix",
+                "a/#",
+                "without wildcards",
+            ],
+        ),
+        (
             "[mqtt]\nprotocol = \"4\"",
             ["mqtt.protocol", "\"4\"", "3.1.1"],
         ),

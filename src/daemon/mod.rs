@@ -1,6 +1,8 @@
 //! The composition root: opens everything, starts it, waits, and stops it in the order that loses nothing.
 
+mod alerts;
 pub mod forecasts;
+mod home_assistant;
 mod housekeeping;
 mod nights;
 pub mod reload;
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use crate::alerts::deliver::{Channel, DeliverError};
 use crate::clock::{self, Clock, WatchedClock};
 use crate::config::Config;
 use crate::http::Station;
@@ -32,7 +35,9 @@ use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
 use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer};
 use crate::trainer::{Asked, Request, Ticket};
+use alerts::Alerts;
 use forecasts::Forecasts;
+use home_assistant::HomeAssistant;
 use housekeeping::{Disk, Housekeeping};
 use nights::{Kept, Nights, Wiring};
 use reload::Refusal;
@@ -41,6 +46,8 @@ use reload::Refusal;
 const STORED_QUEUE: usize = 4096;
 /// Forecasts are made and settled once a minute.
 const FORECASTING_AGE: Duration = Duration::from_secs(5);
+/// Alerts that wait to be told while nothing can be stored.
+const UNSTORED_ALERTS: usize = 64;
 /// Limits of the steps of an orderly end; their sum is far below systemd's 30 s.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 const TRAINER_LIMIT: Duration = Duration::from_secs(1);
@@ -55,6 +62,9 @@ pub enum DaemonError {
     /// The broker's address, password or certificates.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A channel for alerts: its secret or certificate.
+    #[error(transparent)]
+    Alerts(#[from] DeliverError),
     /// The topic rules.
     #[error(transparent)]
     Rules(#[from] payload::RuleError),
@@ -108,6 +118,8 @@ pub struct Daemon {
     forecasting: JoinHandle<()>,
     training: JoinHandle<()>,
     housekeeping: JoinHandle<()>,
+    alerting: JoinHandle<()>,
+    home_assistant: JoinHandle<()>,
     station: Arc<RunningStation>,
     lock: Arc<StoreLock>,
     broken: Arc<AtomicBool>,
@@ -163,11 +175,16 @@ impl Daemon {
 
         let publish_options = LinkOptions::new(&config.mqtt, "-out", credentials)?;
         let (publisher, publish_loop) = Publisher::new(&publish_options, prefix);
+        let channels = Channel::configured(&config.alerts, credentials)?;
         let intake = Intake {
             link,
             sender: intake_sender.clone(),
             reader: payload::Reader::new(&config.mqtt.topics, config.mqtt.max_age_days)?
-                .without(&config.mqtt.topic_prefix),
+                .without(&config.mqtt.topic_prefix)
+                .without(&format!(
+                    "{}/device",
+                    config.home_assistant.discovery_prefix
+                )),
             admission: Admission::new(
                 reader.devices()?.into_iter().map(|(_, device)| device),
                 config.store.max_devices,
@@ -233,7 +250,28 @@ impl Daemon {
             swaps: promotions,
             forecasting: Mutex::default(),
         });
+        let (unstored, to_tell) = flume::bounded(UNSTORED_ALERTS);
+        let alerts = Alerts {
+            config: config.clone(),
+            store: store.clone(),
+            clock: station.clock.clone(),
+            publisher: publisher.clone(),
+            station: station.clone(),
+            channels,
+            unstored,
+            to_tell,
+            queued: tokio::sync::Notify::new(),
+        };
+        let home_assistant = HomeAssistant {
+            config: config.clone(),
+            store: store.clone(),
+            clock: station.clock.clone(),
+            options: LinkOptions::new(&config.mqtt, "-ha", credentials)?,
+            station: station.clone(),
+        };
         let daemon = Self {
+            home_assistant: tokio::spawn(home_assistant.run(around.shutdown.clone())),
+            alerting: tokio::spawn(alerts.run(around.shutdown.clone())),
             intake: tokio::spawn(intake.run()),
             publishing: tokio::spawn(publish_loop.run()),
             serving: tokio::spawn(server.run(station.clone(), closing.clone())),
@@ -314,6 +352,7 @@ impl Daemon {
         within(TRAINER_LIMIT, "the training run", self.training).await;
         within(TRAINER_LIMIT, "the forecaster", self.forecasting).await;
         within(TRAINER_LIMIT, "housekeeping", self.housekeeping).await;
+        within(TRAINER_LIMIT, "the alerts", self.alerting).await;
         let closed = within(COMMIT_LIMIT, "the last commit", self.store.stop()).await;
         if closed == Some(true)
             && let Err(error) = self.lock.mark_clean(&self.config.store.path)
@@ -328,6 +367,7 @@ impl Daemon {
         self.intake_sender.disconnect();
         within(GOODBYE_LIMIT, "the broker's goodbye", self.intake).await;
         within(GOODBYE_LIMIT, "the publisher's goodbye", self.publishing).await;
+        within(GOODBYE_LIMIT, "Home Assistant", self.home_assistant).await;
         self.closing.begin();
         let serving = self.serving.abort_handle();
         within(GOODBYE_LIMIT, "the last answers", self.serving).await;
@@ -471,6 +511,7 @@ impl Station for RunningStation {
             clock_doubtful: !self.clock.trusted(),
             next_night: self.next_night(),
             reload_refused: self.refusal.reason(),
+            limits: self.config.alerts.limits,
         };
         let path = &self.config.store.path;
         let gathered = Reader::open(path).and_then(|reader| {

@@ -15,7 +15,7 @@ use crate::errors::chain;
 use crate::reading::TimestampMs;
 use crate::schedule::{Log, Moment, Policy, Step, Ticker, Tried, decide};
 use crate::shutdown::Shutdown;
-use crate::store::{Reader, Store, StoreError};
+use crate::store::{Reader, RunOutcome, Store, StoreError};
 use crate::trainer::{Request, Station};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -126,12 +126,12 @@ impl Nights {
                 .await;
             match end {
                 Ok(end) => {
-                    tracing::info!(
-                        run = end.run_id,
-                        outcome = end.outcome.as_str(),
-                        "{}",
-                        end.reason
-                    );
+                    let (run, outcome) = (end.run_id, end.outcome.as_str());
+                    if end.outcome == RunOutcome::Failed {
+                        tracing::error!(run, outcome, "{}", end.reason);
+                    } else {
+                        tracing::info!(run, outcome, "{}", end.reason);
+                    }
                     if let Some(version) = end.promoted {
                         // The forecaster fetches it; a full queue means it is about to fetch anyway.
                         let _ = self.swaps.try_send(version);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::{Counts, Daemon, DaemonError, Surroundings};
+use crate::alerts::deliver::{Channel, DeliverError};
 use crate::config::{Config, ConfigError};
 use crate::errors::chain;
 use crate::http::serve::{self, TokenError};
@@ -71,6 +72,9 @@ pub enum Unusable {
     /// Nor can the token of `[http]`.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// So can one that a channel for alerts needs.
+    #[error(transparent)]
+    Alerts(#[from] DeliverError),
 }
 
 /// Everything that can be found wrong with a configuration without stopping what runs: beyond its own
@@ -78,6 +82,7 @@ pub enum Unusable {
 pub fn check(config: &Config, credentials: Option<&Path>) -> Result<(), Unusable> {
     LinkOptions::new(&config.mqtt, "", credentials)?;
     serve::check(&config.http, credentials)?;
+    Channel::configured(&config.alerts, credentials)?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use device::{DeviceState, Sky};
+pub(crate) use envelope::quantile_of_sorted;
 pub use matrix::Matrix;
 pub use pipeline::{Counts, Pipeline, Sink};
 

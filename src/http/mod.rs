@@ -1,5 +1,6 @@
 //! The management interface: one set of routes on the Unix socket and, where asked for, on loopback TCP.
 
+mod alerts;
 pub mod client;
 mod devices;
 mod forecasts;

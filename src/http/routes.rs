@@ -16,6 +16,9 @@
 //! | GET    | `/api/quarantine` | refused messages, and counts of them |
 //! | POST   | `/api/quarantine/clear` | forget them; how many there were |
 //! | GET    | `/api/events` | what happened |
+//! | GET    | `/api/alerts` | the alerts that stand; with `all=true` also those that are over |
+//! | POST   | `/api/alerts/{id}/acknowledge` | somebody knows of it; `all` for every one that stands |
+//! | GET    | `/api/errors` | the newest errors with stage, causes and times |
 //! | POST   | `/api/store/snapshot` | take a snapshot; answers when it is verified |
 //! | POST   | `/api/ml/retrain` | train now; waits for the end, or 202 with `background=true` |
 //! | GET    | `/api/ml/status` | what the nights are at |
@@ -41,7 +44,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::guard::{self, Guard};
 use super::problem::{Problem, dress};
-use super::{Station, devices, forecasts, health, history, metrics, ml, openapi, page};
+use super::{Station, alerts, devices, forecasts, health, history, metrics, ml, openapi, page};
 use crate::store::Reader;
 
 /// What every handler gets.
@@ -72,6 +75,13 @@ pub(super) fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
             post(history::clear_quarantine),
         ),
         ("GET", "/api/events", get(history::events)),
+        ("GET", "/api/alerts", get(alerts::alerts)),
+        (
+            "POST",
+            "/api/alerts/{id}/acknowledge",
+            post(alerts::acknowledge),
+        ),
+        ("GET", "/api/errors", get(alerts::errors)),
         ("POST", "/api/store/snapshot", post(history::snapshot)),
         ("POST", "/api/ml/retrain", post(ml::retrain)),
         ("GET", "/api/ml/status", get(ml::status)),

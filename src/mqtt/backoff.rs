@@ -10,7 +10,7 @@ const MOST: Duration = Duration::from_secs(60);
 const REFUSED: Duration = Duration::from_secs(300);
 
 /// The waits of one series of failures; a success begins a new one.
-pub(super) struct Backoff(Duration);
+pub(crate) struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -20,7 +20,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait; `refused` where the broker answered that we may not come in.
-    pub(super) fn next(&mut self, refused: bool) -> Duration {
+    pub(crate) fn next(&mut self, refused: bool) -> Duration {
         if refused {
             return jittered(REFUSED);
         }

@@ -3,16 +3,19 @@
 //! [`payload`] is pure. [`intake`] receives and never acknowledges before the commit;
 //! [`admission`] says whose readings it takes. [`publish`]
 //! sends over a second connection, so that what goes out can never hold up an acknowledgement.
+//! [`discovery`] (pure) and [`home_assistant`] tell Home Assistant what there is.
 //! [`link`] hides which MQTT version is spoken. [`feed`] and [`play`] are the other side: they
 //! publish readings for `simulate`, `replay` and `demo`, encoded by [`flat`].
 
 pub mod admission;
-mod backoff;
+pub(crate) mod backoff;
 pub mod broker_url;
 #[cfg(test)]
 mod delivery_tests;
+pub mod discovery;
 pub mod feed;
 pub mod flat;
+pub mod home_assistant;
 pub mod intake;
 pub mod link;
 #[cfg(test)]
@@ -21,4 +24,4 @@ mod packets;
 pub mod payload;
 pub mod play;
 pub mod publish;
-mod tls;
+pub(crate) mod tls;

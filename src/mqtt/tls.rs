@@ -1,22 +1,19 @@
-//! The TLS side of a broker connection: rustls with the ring provider, the system's or a given authority.
+//! The TLS side of a connection: rustls with the ring provider, the system's or a given authority.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use super::link::LinkError;
 use crate::config::MqttConfig;
 
 /// The client configuration for `mqtts://`; reads the PEM files named in `[mqtt]`.
 pub(super) fn client_config(mqtt: &MqttConfig) -> Result<Arc<ClientConfig>, LinkError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| tls_error("set TLS up", Path::new("rustls"), e))?
-        .with_root_certificates(roots(mqtt.ca_file.as_deref())?);
+    let builder = trusting(mqtt.ca_file.as_deref())?;
     let config = match (&mqtt.client_cert_file, &mqtt.client_key_file) {
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
@@ -29,6 +26,21 @@ pub(super) fn client_config(mqtt: &MqttConfig) -> Result<Arc<ClientConfig>, Link
         _ => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
+}
+
+/// The client configuration without a certificate of our own.
+pub(crate) fn without_client_cert(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, LinkError> {
+    Ok(Arc::new(trusting(ca_file)?.with_no_client_auth()))
+}
+
+fn trusting(
+    ca_file: Option<&Path>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, LinkError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| tls_error("set TLS up", Path::new("rustls"), e))?
+        .with_root_certificates(roots(ca_file)?))
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, LinkError> {
@@ -57,7 +69,8 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, LinkError> {
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
+/// The certificates in a PEM file.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkError> {
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|e| tls_error("read the certificates in", path, e))

@@ -1,62 +1,93 @@
 //! The verdict: the most serious thing that is wrong and the next step to take, or that nothing is.
 
+use serde::{Deserialize, Serialize};
+
 use super::screen::{ago, span};
-use super::{DAY_MS, DaemonStatus, HOUR_MS, Level, Status, Verdict};
+use super::{DAY_MS, DaemonStatus, Level, Status, Verdict};
 use crate::mqtt::link::REFUSED_BY_BROKER;
 use crate::mqtt::payload::RejectReason;
 use crate::store::space::DiskLevel;
 use crate::store::{RejectCount, RunOutcome};
 
-/// Devices that have been silent this long are worth a word.
-const STALE_MS: i64 = HOUR_MS;
 /// Too few settled forecasts say nothing about skill.
 const SKILL_NEEDS: i64 = 100;
-/// Nights that failed in a row are no accident any more.
-const FAILED_NIGHTS: u32 = 3;
-/// Nights that were skipped in a row though readings came; the first nights wait for enough days.
-const SKIPPED_NIGHTS: u32 = 7;
+/// The first nights wait for enough days.
 const SKIPPED_FIRST_NIGHTS: u32 = 30;
-/// A model that no candidate has beaten for so long has a season behind it.
-const OLD_MODEL_MS: i64 = 60 * DAY_MS;
 
-/// What can be wrong with a running station, the most serious first.
-const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
-    disk_full,
-    store_failing,
-    not_connected,
-    subscription_refused,
-    clock_impossible,
-    reload_refused,
-    was_damaged,
-    clock_doubtful,
-    nothing_stored_yet,
-    disk_nearly_full,
-    nights_fail,
-    silence,
-    devices_refused,
-    doubtful_times,
-    model_damaged,
-    last_night_failed,
-    last_housekeeping_failed,
-    nothing_learned,
-    old_model,
-    no_skill,
+/// From where on something is worth a word: the one place of thresholds, for `status` and the alerts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Minutes without a message of the station, or of one device while others send.
+    pub silent_min: u32,
+    /// Nights that failed in a row are no accident any more.
+    pub failed_nights: u32,
+    /// Nights that were skipped in a row though readings came.
+    pub unlearned_nights: u32,
+    /// Days for which no candidate has beaten the live model: it has a season behind it.
+    pub old_model_days: u32,
+    /// Percent of an hour's messages that were refused.
+    pub refused_percent: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            silent_min: 60,
+            failed_nights: 3,
+            unlearned_nights: 7,
+            old_model_days: 60,
+            refused_percent: 10.0,
+        }
+    }
+}
+
+/// What can be wrong with a running station and the stable word for it, the most serious first.
+type Check = fn(&Status, &DaemonStatus) -> Option<Verdict>;
+const CHECKS: &[(&str, Check)] = &[
+    ("disk_full", disk_full),
+    ("store_failing", store_failing),
+    ("not_connected", not_connected),
+    ("subscription_refused", subscription_refused),
+    ("clock_impossible", clock_impossible),
+    ("reload_refused", reload_refused),
+    ("database_damaged", was_damaged),
+    ("clock_doubtful", clock_doubtful),
+    ("nothing_stored", nothing_stored_yet),
+    ("disk_low", disk_nearly_full),
+    ("nights_failed", nights_fail),
+    ("silent", silence),
+    ("devices_refused", devices_refused),
+    ("doubtful_times", doubtful_times),
+    ("model_damaged", model_damaged),
+    ("night_failed", last_night_failed),
+    ("housekeeping_failed", last_housekeeping_failed),
+    ("nothing_learned", nothing_learned),
+    ("model_old", old_model),
+    ("no_skill", no_skill),
 ];
 
 /// The most serious thing that is wrong, or that nothing is.
 pub fn judge(s: &Status) -> Verdict {
     findings(s).into_iter().next().unwrap_or_else(|| Verdict {
-        level: Level::Ok,
         text: fine(s),
-        next_step: None,
+        ..Verdict::default()
     })
 }
 
 /// Everything that is wrong, the most serious first. Without a daemon that is all there is to say.
 pub fn findings(s: &Status) -> Vec<Verdict> {
     match &s.daemon {
-        None => vec![not_running(s)],
-        Some(daemon) => CHECKS.iter().filter_map(|check| check(s, daemon)).collect(),
+        None => vec![Verdict {
+            kind: "not_running".into(),
+            ..not_running(s)
+        }],
+        Some(daemon) => (CHECKS.iter())
+            .filter_map(|(kind, check)| {
+                let kind = (*kind).to_owned();
+                check(s, daemon).map(|found| Verdict { kind, ..found })
+            })
+            .collect(),
     }
 }
 
@@ -65,6 +96,7 @@ fn finding(level: Level, text: impl Into<String>, next_step: &str) -> Verdict {
         level,
         text: text.into(),
         next_step: Some(next_step.to_owned()),
+        ..Verdict::default()
     }
 }
 
@@ -192,7 +224,7 @@ fn disk_nearly_full(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
 
 fn silence(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     let silent_ms = s.now.0 - daemon.intake.last_message.or(s.store.newest)?.0;
-    (silent_ms > STALE_MS).then(|| {
+    (silent_ms > i64::from(daemon.limits.silent_min) * 60_000).then(|| {
         finding(
             Level::Attention,
             format!("no message for {}", span(silent_ms)),
@@ -250,10 +282,11 @@ fn model_damaged(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     ))
 }
 
-fn last_night_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+fn last_night_failed(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     let run = s.last_run.as_ref()?;
     let why = run.reason.as_deref().unwrap_or("no reason was noted");
-    let first = run.outcome == Some(RunOutcome::Failed) && s.nights.failed_in_row < FAILED_NIGHTS;
+    let few = s.nights.failed_in_row < daemon.limits.failed_nights;
+    let first = run.outcome == Some(RunOutcome::Failed) && few;
     first.then(|| {
         finding(
             Level::Attention,
@@ -275,10 +308,10 @@ fn last_housekeeping_failed(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     })
 }
 
-fn nights_fail(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+fn nights_fail(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     let (run, failed) = (s.last_run.as_ref()?, s.nights.failed_in_row);
     let why = run.reason.as_deref().unwrap_or("no reason was noted");
-    (failed >= FAILED_NIGHTS).then(|| {
+    (failed >= daemon.limits.failed_nights).then(|| {
         finding(
             Level::Attention,
             format!("the last {failed} nights failed: {why}"),
@@ -287,9 +320,9 @@ fn nights_fail(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     })
 }
 
-fn nothing_learned(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+fn nothing_learned(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     let limit = match s.nights.learned {
-        Some(_) => SKIPPED_NIGHTS,
+        Some(_) => daemon.limits.unlearned_nights,
         None => SKIPPED_FIRST_NIGHTS,
     };
     let run = s.last_run.as_ref()?;
@@ -305,10 +338,10 @@ fn nothing_learned(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     })
 }
 
-fn old_model(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
+fn old_model(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     let model = s.model.as_ref()?;
     let age_ms = s.now.0 - model.promoted.unwrap_or(model.created).0;
-    (age_ms > OLD_MODEL_MS).then(|| {
+    (age_ms > i64::from(daemon.limits.old_model_days) * DAY_MS).then(|| {
         finding(
             Level::Attention,
             format!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use judge::{findings, judge};
+pub use judge::{Limits, findings, judge};
 pub use screen::render;
 pub(crate) use screen::{ago, clip, printable, span, wrap};
 
@@ -71,6 +71,9 @@ pub struct DaemonStatus {
     pub next_night: Option<TimestampMs>,
     /// Why the configuration on the disk was refused, where the last reload was.
     pub reload_refused: Option<String>,
+    /// From where on something is worth a word.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Everything `nightwatt status --json` prints. Fields are only ever added.
@@ -136,6 +139,9 @@ pub struct Status {
 /// How things stand.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
+    /// A stable word for what is wrong, for example `not_connected`; empty where nothing is.
+    #[serde(default)]
+    pub kind: String,
     /// `ok`, `attention` or `down`.
     pub level: Level,
     /// The sentence.

@@ -277,6 +277,7 @@ fn a_sentence_is_told_to_its_end_over_several_lines() {
         level: Level::Attention,
         text: why.into(),
         next_step: None,
+        ..Verdict::default()
     };
     let text = render(&s);
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");

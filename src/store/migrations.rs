@@ -102,6 +102,28 @@ const STEPS: &[&str] = &[
     );
     ALTER TABLE forecast ADD COLUMN ramp_probability REAL;
     ",
+    // 5: alerts (one that stands is never raised again), who was told of them, and the newest errors.
+    "
+    CREATE TABLE alert (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL, subject TEXT NOT NULL, level TEXT NOT NULL,
+        text TEXT NOT NULL, next_step TEXT,
+        raised_ms INTEGER NOT NULL, cleared_ms INTEGER, acknowledged_ms INTEGER
+    );
+    CREATE UNIQUE INDEX one_standing_alert ON alert (kind, subject) WHERE cleared_ms IS NULL;
+    CREATE TABLE alert_delivery (
+        alert_id INTEGER NOT NULL REFERENCES alert, state TEXT NOT NULL, channel TEXT NOT NULL,
+        queued_ms INTEGER NOT NULL, delivered_ms INTEGER,
+        PRIMARY KEY (alert_id, state, channel)
+    ) WITHOUT ROWID;
+    CREATE INDEX alert_undelivered ON alert_delivery (channel, queued_ms) WHERE delivered_ms IS NULL;
+    CREATE TABLE error_report (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        stage TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
+        times INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+        UNIQUE (stage, text)
+    );
+    ",
 ];
 
 /// The newest schema this binary knows.

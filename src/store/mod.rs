@@ -13,12 +13,14 @@
 //! Migrations only add (`migrations.rs`); a file written by a newer version opens unless its
 //! `min_reader_version` says otherwise.
 
+mod alerts;
 mod append;
 mod forecasts;
 mod meta;
 mod migrations;
 mod models;
 mod open;
+mod outlook;
 mod quarantine;
 mod read;
 pub mod recover;
@@ -31,6 +33,7 @@ pub mod snapshot;
 pub mod space;
 mod writer;
 
+pub use alerts::{AlertRow, NewAlert, Notified};
 pub use migrations::SCHEMA_VERSION;
 pub use models::ModelMove;
 pub use open::StoreLock;

@@ -293,6 +293,20 @@ impl Drop for Station {
     }
 }
 
+/// What the broker keeps of topics that match, by topic.
+pub fn retained(broker: &Broker, filter: &str) -> std::collections::BTreeMap<String, String> {
+    let out = Command::new("mosquitto_sub")
+        .args(["-p", &broker.port.to_string(), "-t", filter])
+        .args(["-F", "%t\t%p", "--retained-only", "-W", "1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once('\t'));
+    lines
+        .map(|(topic, payload)| (topic.into(), payload.into()))
+        .collect()
+}
+
 /// Puts readings of `devices` trackers into the store of a station that has none running: so many whole days, the last
 /// of them yesterday, one reading every `step_s`. Clouds come from a lot drawn by place, not by date, and lux sees them
 /// a quarter of an hour ahead, so that whatever the day and hour of the test a learner beats persistence by far.

@@ -52,8 +52,8 @@ pub struct Decoded {
 pub struct Reader {
     rules: Vec<Rule>,
     max_age_days: u32,
-    /// Below this we publish ourselves.
-    own: Option<String>,
+    /// Nothing that begins like this is a reading: we publish there ourselves.
+    own: Vec<String>,
     sibling_times: HashMap<DeviceId, TimestampMs>,
 }
 
@@ -78,7 +78,7 @@ impl Reader {
         Ok(Self {
             rules: ready.collect::<Result<_, _>>()?,
             max_age_days,
-            own: None,
+            own: Vec::new(),
             sibling_times: HashMap::new(),
         })
     }
@@ -86,7 +86,7 @@ impl Reader {
     /// The same, with nothing new in whatever comes below `prefix`: a wide filter such as `#` would
     /// otherwise take our own forecasts for readings.
     pub fn without(mut self, prefix: &str) -> Self {
-        self.own = Some(format!("{prefix}/"));
+        self.own.push(format!("{prefix}/"));
         self
     }
 
@@ -127,11 +127,7 @@ impl Reader {
             return Err(RejectReason::TooLarge);
         }
         let topic = std::str::from_utf8(topic).map_err(|_| RejectReason::UnknownTopic)?;
-        if self
-            .own
-            .as_deref()
-            .is_some_and(|own| topic.starts_with(own))
-        {
+        if self.own.iter().any(|own| topic.starts_with(own.as_str())) {
             return Ok(Decoded::default());
         }
         let mut matched = false;

@@ -1,0 +1,228 @@
+//! `alerts` and `errors`: what stands, who has been told of it, and what went wrong lately.
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+
+use super::run::credentials;
+use super::{Exit, Failure, JsonArg, Outcome, block_on, train::Nobody};
+use crate::alerts::Notice;
+use crate::alerts::deliver::Channel;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::errors::{ErrorReport, MOST_REPORTS, chain};
+use crate::http::client::{self, ClientError};
+use crate::mqtt::link::{LinkError, LinkEvent, LinkOptions};
+use crate::status::{clip, printable, wrap};
+use crate::store::{AlertRow, Reader, StoreLock, Writer};
+
+#[derive(Args)]
+pub(super) struct AlertsArgs {
+    #[command(subcommand)]
+    verb: Option<AlertsVerb>,
+    /// Also those that are over, at most so many, the newest first
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "30")]
+    all: Option<usize>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+#[derive(Subcommand)]
+enum AlertsVerb {
+    /// Say that you know: of one by its number, or of all that stand
+    Acknowledge {
+        /// The alert's number, or "all"
+        which: Which,
+    },
+    /// Try every way out that is configured
+    Test,
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    All,
+    One(i64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            number => number
+                .parse()
+                .map(Self::One)
+                .map_err(|_| "it must be a number or \"all\"".into()),
+        }
+    }
+}
+
+pub(super) fn alerts(
+    args: AlertsArgs,
+    places: impl Fn() -> Result<Config, Failure>,
+    config: impl Fn() -> Result<Config, Failure>,
+) -> Outcome {
+    match args.verb {
+        Some(AlertsVerb::Acknowledge { which }) => acknowledge(&places()?, which, args.json.json),
+        Some(AlertsVerb::Test) => test(&config()?),
+        None => {
+            let reader = Reader::open(&places()?.store.path)?;
+            let rows = reader.alerts(args.all.is_none(), args.all.unwrap_or(0))?;
+            if args.json.json {
+                println!("{}", serde_json::to_string_pretty(&rows)?);
+            } else {
+                print!("{}", list(&rows));
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// Through the daemon; where none runs, here.
+fn acknowledge(config: &Config, which: Which, as_json: bool) -> Outcome {
+    let (id, word) = match which {
+        Which::All => (None, "all".to_owned()),
+        Which::One(id) => (Some(id), id.to_string()),
+    };
+    let known = block_on(async {
+        let path = format!("/api/alerts/{word}/acknowledge");
+        match client::request(&config.http.socket, Method::POST, &path, String::new()).await {
+            Ok(answer) => Ok(answer["acknowledged"].as_u64().unwrap_or(0) as usize),
+            Err(ClientError::NotRunning { .. }) => {
+                // Only to note it: no file is made where there is none.
+                Reader::open(&config.store.path)?;
+                let _lock = StoreLock::acquire(&config.store.path)?;
+                let store =
+                    Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
+                let known = store.acknowledge_alerts(id, SystemClock.now()).await;
+                store.stop().await;
+                Ok(known?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    if as_json {
+        println!("{}", serde_json::json!({ "acknowledged": known }));
+    } else {
+        println!("{known} alerts acknowledged");
+    }
+    Ok(Exit::Done)
+}
+
+/// Tells each channel from here, so that a new configuration can be tried before the daemon has it.
+fn test(config: &Config) -> Outcome {
+    let credentials = credentials();
+    let channels = Channel::configured(&config.alerts, credentials.as_deref())?;
+    let notice = Notice::test(&config.mqtt.client_id, SystemClock.now());
+    let mut failed = false;
+    let mut say = |name: &str, outcome: Result<(), String>| match outcome {
+        Ok(()) => println!("{name:<8} taken"),
+        Err(why) => {
+            failed = true;
+            println!("{name:<8} {}", indented(&format!("FAILED: {why}"), 9));
+        }
+    };
+    block_on(async {
+        if config.alerts.mqtt {
+            let options = LinkOptions::new(&config.mqtt, "-test", credentials.as_deref())?;
+            let topic = format!("{}/alerts/test", config.mqtt.topic_prefix);
+            let text = serde_json::to_string(&notice)?;
+            say("mqtt", publish(&options, &topic, text).await);
+        }
+        for channel in &channels {
+            let sent = channel.send(&notice).await;
+            say(channel.name(), sent.map_err(|e| chain(&e)));
+        }
+        Ok(())
+    })?;
+    if channels.is_empty() {
+        println!("neither [alerts.webhook] nor [alerts.email] is configured");
+    }
+    Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// Publishes, and takes back what would otherwise stay for ever.
+async fn publish(options: &LinkOptions, topic: &str, text: String) -> Result<(), String> {
+    let (sender, mut link) = options.open();
+    sender.publish_retained(topic, text);
+    sender.publish_retained(topic, String::new());
+    let exchange = async {
+        let mut delivered = 0;
+        while delivered < 2 {
+            delivered += u32::from(matches!(link.poll(true).await?, LinkEvent::Delivered));
+        }
+        sender.disconnect();
+        while !matches!(link.poll(true).await?, LinkEvent::Disconnected) {}
+        Ok::<_, LinkError>(())
+    };
+    let limit = std::time::Duration::from_secs(10);
+    match tokio::time::timeout(limit, exchange).await {
+        Ok(done) => done.map_err(|e| chain(&e)),
+        Err(_) => Err("no answer within 10 s".into()),
+    }
+}
+
+pub(super) fn errors(config: &Config, as_json: bool) -> Outcome {
+    let reports = Reader::open(&config.store.path)?.errors(MOST_REPORTS)?;
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(&reports)?);
+    } else {
+        print!("{}", reports_table(&reports));
+    }
+    Ok(Exit::Done)
+}
+
+fn list(rows: &[AlertRow]) -> String {
+    if rows.is_empty() {
+        return "nothing is wrong: no alert stands\n".into();
+    }
+    let minute = |t: crate::reading::TimestampMs| t.to_utc().format("%Y-%m-%d %H:%M").to_string();
+    let mut out = format!(
+        "{:>5} {:<16} {:<16} {:<18} known, and what\n",
+        "alert", "raised (UTC)", "over (UTC)", "kind"
+    );
+    for r in rows {
+        let over = r.cleared.map_or("-".into(), minute);
+        let known = if r.acknowledged.is_some() {
+            "yes"
+        } else {
+            "no"
+        };
+        out += &format!(
+            "{:>5} {:<16} {over:<16} {:<18} {known}\n      {}\n",
+            r.id,
+            minute(r.raised),
+            clip(&r.kind, 18),
+            indented(&printable(&r.text), 6)
+        );
+        if let Some(next_step) = r.next_step.as_ref().filter(|_| r.cleared.is_none()) {
+            out += &format!("      > {}\n", indented(next_step, 8));
+        }
+        if !r.waiting.is_empty() {
+            out += &format!("      not told yet: {}\n", r.waiting.join(", "));
+        }
+    }
+    out
+}
+
+fn reports_table(reports: &[ErrorReport]) -> String {
+    if reports.is_empty() {
+        return "no errors\n".into();
+    }
+    let mut out = format!("{:<20} {:>6} {:<13} what\n", "last (UTC)", "times", "stage");
+    for r in reports {
+        let last = r.last.to_utc().format("%Y-%m-%dT%H:%M:%SZ");
+        out += &format!(
+            "{last:<20} {:>6} {:<13} {}\n",
+            r.times,
+            r.stage,
+            indented(&printable(&r.text), 42)
+        );
+    }
+    out
+}
+
+/// Lines of at most 80 columns, all but the first behind `indent` spaces.
+fn indented(text: &str, indent: usize) -> String {
+    wrap(text, 80 - indent, 8).join(&format!("\n{:indent$}", ""))
+}
