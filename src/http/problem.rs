@@ -10,6 +10,7 @@ use crate::errors::chain;
 use crate::store::StoreError;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The sentences that the router and the extractors answer with are shorter.
 const SENTENCE_BYTES: usize = 4096;
 
@@ -95,11 +96,12 @@ impl From<StoreError> for Problem {
     }
 }
 
-/// Gives an error that is not ours (of the router, of an extractor) our form; its text is the detail and
-/// its headers stay.
+/// Gives an error that is not ours (of the router, of an extractor: they answer with text) our form; its
+/// text is the detail and its headers stay. Readiness is JSON with a 503, and stays as it is.
 pub(super) async fn dress(response: Response) -> Response {
     let status = response.status();
-    let ours = response.headers().get(CONTENT_TYPE) == Some(&PROBLEM_JSON);
+    let kind = response.headers().get(CONTENT_TYPE);
+    let ours = kind.is_some_and(|kind| *kind == PROBLEM_JSON || *kind == JSON);
     if !(status.is_client_error() || status.is_server_error()) || ours {
         return response;
     }
