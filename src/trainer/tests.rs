@@ -4,7 +4,14 @@ use super::*;
 use std::os::unix::fs::PermissionsExt;
 
 fn any_job() -> Job {
-    job(&Config::default(), TimestampMs(0), None, None, None, Narrowed::default())
+    job(
+        &Config::default(),
+        TimestampMs(0),
+        None,
+        None,
+        None,
+        Narrowed::default(),
+    )
 }
 
 fn program(dir: &Path, script: &str) -> PathBuf {
