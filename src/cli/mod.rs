@@ -1,8 +1,11 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
 mod alerts;
+mod ask;
 mod doctor;
+mod forecast;
 mod home_assistant;
+mod lists;
 mod models;
 mod quarantine;
 mod run;
@@ -10,6 +13,7 @@ mod runs;
 mod show;
 mod snapshot;
 pub(crate) mod tables;
+mod tail;
 mod topics;
 mod train;
 
@@ -93,8 +97,18 @@ enum Verb {
     Runs(RunsArgs),
     /// The models, and which one is live
     Models(ModelsArgs),
-    /// The newest forecast of each device
-    Forecast(ForecastArgs),
+    /// The newest forecasts, the curve they make, and what became of earlier ones
+    Forecast(forecast::ForecastArgs),
+    /// Every device with its newest reading
+    Devices(JsonArg),
+    /// A device's readings in equal steps
+    Readings(lists::ReadingsArgs),
+    /// How the forecasts did, day by day
+    Accuracy(lists::AccuracyArgs),
+    /// What happened
+    Events(lists::EventsArgs),
+    /// Readings as they are stored, until Ctrl-C
+    Tail(tail::TailArgs),
     /// Copy the store, verified, while it runs
     Snapshot(snapshot::SnapshotArgs),
     /// Put a snapshot in place of the store; the daemon must not run
@@ -202,14 +216,6 @@ enum ModelsVerb {
     },
 }
 
-#[derive(Args)]
-struct ForecastArgs {
-    /// Only this device
-    device: Option<String>,
-    #[command(flatten)]
-    json: JsonArg,
-}
-
 /// Why a command failed, and with which status.
 struct Failure(Exit, String);
 
@@ -274,7 +280,12 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Quarantine(args) => quarantine::quarantine(&places()?, args),
         Verb::Runs(args) => runs::runs(&places()?, args),
         Verb::Models(args) => models::models(&places()?, args),
-        Verb::Forecast(args) => show::forecast(&places()?, args),
+        Verb::Forecast(args) => forecast::forecast(&places()?, &args),
+        Verb::Devices(json) => lists::devices(&places()?, &json),
+        Verb::Readings(args) => lists::readings(&places()?, &args),
+        Verb::Accuracy(args) => lists::accuracy(&places()?, &args),
+        Verb::Events(args) => lists::events(&places()?, &args),
+        Verb::Tail(args) => tail::tail(&places()?, &args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),
         Verb::Backtest(args) if args.energy => {

@@ -1,16 +1,13 @@
-//! The commands that only show: `status`, `forecast`.
+//! `status`: one screen that begins with a verdict.
 
 use hyper::Method;
 
-use super::{Exit, Failure, ForecastArgs, Outcome};
-use super::{block_on, tables};
+use super::{Exit, Failure, Outcome, block_on};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::Config;
 use crate::errors::chain;
 use crate::http::client::{self, ClientError};
-use crate::reading::DeviceId;
 use crate::status;
-use crate::store::Reader;
 
 pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
     let answer = block_on(async {
@@ -44,25 +41,4 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
         print!("{}", status::render(&status));
     }
     Ok(exit)
-}
-
-pub(super) fn forecast(config: &Config, args: ForecastArgs) -> Outcome {
-    let reader = Reader::open(&config.store.path)?;
-    let mut rows = reader.latest_forecasts()?;
-    if let Some(name) = &args.device {
-        let device = DeviceId::new(name);
-        rows.retain(|f| f.device == device);
-        if rows.is_empty() {
-            return Err(Failure(
-                Exit::Failed,
-                format!("there is no forecast for {name}"),
-            ));
-        }
-    }
-    if args.json.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        print!("{}", tables::forecasts(&rows, SystemClock.now()));
-    }
-    Ok(Exit::Done)
 }

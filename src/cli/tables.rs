@@ -67,6 +67,16 @@ pub(crate) fn report(nights: &[NightReport]) -> String {
     nights.collect::<Vec<_>>().join("\n")
 }
 
+/// Every line cut at 80 columns.
+pub(crate) fn fit(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        out += clip(line, 80).trim_end();
+        out.push('\n');
+    }
+    out
+}
+
 /// The run log.
 pub(crate) fn runs(runs: &[RunRow]) -> String {
     if runs.is_empty() {
@@ -305,6 +315,6 @@ pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
     out
 }
 
-fn minute(ts: TimestampMs) -> String {
+pub(crate) fn minute(ts: TimestampMs) -> String {
     ts.to_utc().format("%Y-%m-%d %H:%M").to_string()
 }
