@@ -1,6 +1,7 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
 mod alerts;
+mod alone;
 mod ask;
 mod doctor;
 mod forecast;
@@ -146,9 +147,18 @@ struct TrainArgs {
     /// However few days are new
     #[arg(long)]
     force: bool,
+    /// Only from the newest so many days
+    #[arg(long, value_name = "N")]
+    days: Option<u32>,
+    /// Only from this device: a trial, whose model never goes live
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Only say what would be learned from, and whether it would be
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["days", "device", "mode", "background"])]
     dry_run: bool,
+    /// Do not wait for the end; takes a daemon
+    #[arg(long)]
+    background: bool,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -272,7 +282,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::CheckConfig => run::check_config(cli.config.as_deref(), &config()?),
         Verb::Topics(args) => topics::topics(&config()?, args),
         Verb::Status(args) => show::show_status(&places()?, args.json),
-        Verb::Train(args) => train::train(config()?, args),
+        Verb::Train(args) => train::train(config()?, &args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
         Verb::Alerts(args) => alerts::alerts(args, places, config),
         Verb::Errors(args) => alerts::errors(&places()?, args.json),

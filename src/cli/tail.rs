@@ -19,8 +19,8 @@ const POLL: Duration = Duration::from_millis(500);
 /// How much older than the newest a reading may be and still be shown: what came late by more belongs to
 /// a backlog.
 const BACK_MS: i64 = 3_600_000;
-/// Commits may overtake the clock by so much.
-const OVERLAP_MS: i64 = 5_000;
+/// A reading may wait so long for its commit.
+const OVERLAP_MS: i64 = 15_000;
 
 #[derive(Args)]
 pub(super) struct TailArgs {
@@ -95,21 +95,14 @@ impl Tail {
         }
         let newest = self.reader.newest_ts()?.unwrap_or(now).min(now);
         let measured = newest.plus_ms(-BACK_MS);
-        let mut rows = self
-            .reader
-            .arrived(self.device_no, measured, self.since)?;
-        rows.retain(|r| self.seen.insert((r.device.clone(), r.at)));
+        let mut rows = self.reader.arrived(self.device_no, measured, self.since)?;
+        let shown = std::mem::take(&mut self.seen);
         // What arrives from now on is younger than this, whatever waits for its commit.
-        let since = now.plus_ms(-OVERLAP_MS);
-        if since > self.since {
-            let still = self
-                .reader
-                .arrived(self.device_no, measured, since)?
-                .into_iter()
-                .map(|r| (r.device, r.at));
-            self.seen = still.filter(|key| self.seen.contains(key)).collect();
-            self.since = since;
-        }
+        self.since = self.since.max(now.plus_ms(-OVERLAP_MS));
+        let key = |r: &StoredReading| (r.device.clone(), r.at);
+        let young = rows.iter().filter(|r| r.received >= self.since);
+        self.seen = young.map(key).collect();
+        rows.retain(|r| !shown.contains(&key(r)));
         Ok(rows)
     }
 }
