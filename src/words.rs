@@ -7,6 +7,11 @@ pub fn count(n: impl TryInto<u64>, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
 }
 
+/// `1 is`, `2 are`.
+pub fn are(n: u32) -> String {
+    format!("{n} {}", if n == 1 { "is" } else { "are" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

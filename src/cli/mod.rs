@@ -346,7 +346,8 @@ fn dispatch(cli: Cli) -> Outcome {
 }
 
 fn played(played: Played) -> Exit {
-    eprintln!("{} messages in {:.1} s", played.messages, played.elapsed_s);
+    let messages = crate::words::count(played.messages, "message");
+    eprintln!("{messages} in {:.1} s", played.elapsed_s);
     Exit::Done
 }
 

@@ -116,7 +116,9 @@ fn json(row: &QuarantineRow) -> serde_json::Value {
 fn list(rows: &[QuarantineRow], counts: &[TopicRejects], filtered: bool) -> String {
     if rows.is_empty() && counts.is_empty() {
         return match filtered {
-            true => "nothing was refused that is asked for here; `nightwatt quarantine` lists all\n",
+            true => {
+                "nothing was refused that is asked for here; `nightwatt quarantine` lists all\n"
+            }
             false => "nothing was refused\n",
         }
         .into();

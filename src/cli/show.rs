@@ -46,7 +46,14 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
             std::env::var("NO_COLOR").ok().as_deref(),
             std::env::var("TERM").ok().as_deref(),
         );
-        print!("{}", if coloured { paint(&text, status.verdict.level) } else { text });
+        print!(
+            "{}",
+            if coloured {
+                paint(&text, status.verdict.level)
+            } else {
+                text
+            }
+        );
     }
     Ok(exit)
 }

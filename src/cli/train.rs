@@ -130,7 +130,9 @@ async fn train_here(config: Config, args: &TrainArgs) -> Result<RunRow, Failure>
     alone.close().await?;
     let run_id = ended?;
     let gone = || Failure(Exit::Failed, format!("run {run_id} is not in the log"));
-    Reader::open(&config.store.path)?.run(run_id)?.ok_or_else(gone)
+    Reader::open(&config.store.path)?
+        .run(run_id)?
+        .ok_or_else(gone)
 }
 
 async fn run_here(config: &Config, args: &TrainArgs, alone: &Alone) -> Result<i64, Failure> {
@@ -179,8 +181,8 @@ async fn draw(config: &Config) {
     let began = Instant::now();
     loop {
         tokio::time::sleep(REDRAW).await;
-        let (elapsed_ms, usual_ms) =
-            running(config, SystemClock.now()).unwrap_or((began.elapsed().as_millis() as i64, None));
+        let (elapsed_ms, usual_ms) = running(config, SystemClock.now())
+            .unwrap_or((began.elapsed().as_millis() as i64, None));
         let _ = write!(std::io::stderr(), "\r\u{1b}[K{}", bar(elapsed_ms, usual_ms));
     }
 }
