@@ -9,6 +9,7 @@ mod home_assistant;
 mod lists;
 mod models;
 mod quarantine;
+mod report;
 mod run;
 mod runs;
 mod show;
@@ -108,6 +109,8 @@ enum Verb {
     Accuracy(lists::AccuracyArgs),
     /// What happened
     Events(lists::EventsArgs),
+    /// What the station did in the last days: energy, accuracy, nights, models, faults, disk
+    Report(report::ReportArgs),
     /// Readings as they are stored, until Ctrl-C
     Tail(tail::TailArgs),
     /// Copy the store, verified, while it runs
@@ -295,6 +298,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Readings(args) => lists::readings(&places()?, &args),
         Verb::Accuracy(args) => lists::accuracy(&places()?, &args),
         Verb::Events(args) => lists::events(&places()?, &args),
+        Verb::Report(args) => report::report(&places()?, &args),
         Verb::Tail(args) => tail::tail(&places()?, &args),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),
