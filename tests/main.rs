@@ -23,3 +23,4 @@ mod secure;
 mod service;
 mod support;
 mod time;
+mod update;

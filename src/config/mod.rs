@@ -12,12 +12,15 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 pub use sections::{
-    HorizonsMin, HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig,
+    AutoUpdate, HorizonsMin, HttpConfig, MqttConfig, Protocol, SiteConfig, StoreConfig,
+    TrainingConfig, UpdateConfig,
 };
 pub use topics::{FieldSource, OneOrMany, PRESETS_TOML, TopicRule, presets};
 
 use crate::mqtt::broker_url::{self, BrokerUrl};
 use crate::mqtt::payload::Reader;
+use crate::update::signature::Keys;
+use crate::update::source::Source;
 
 /// Where `run` looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
@@ -51,6 +54,7 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("training.holdback_days", 1.0, 60.0, "days"),
     ("training.horizon_min", 1.0, 2880.0, "minutes"),
     ("training.full_every_days", 1.0, 3650.0, "days"),
+    ("update.trial_s", 1.0, 3600.0, "seconds"),
     (
         "training.promote.min_improvement_percent",
         -100.0,
@@ -104,6 +108,8 @@ pub struct Config {
     pub training: TrainingConfig,
     /// How it is asked.
     pub http: HttpConfig,
+    /// How it replaces itself.
+    pub update: UpdateConfig,
 }
 
 impl Config {
@@ -139,8 +145,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Only where the store and the socket are, from what can be understood of `path` (else
-    /// [`DEFAULT_PATH`]): for commands that ask a daemon which runs on with an older, valid one.
+    /// Only where the store and the socket are, and whose updates are trusted, from what can be understood
+    /// of `path` (else [`DEFAULT_PATH`]): for commands that ask a daemon which runs on with an older, valid
+    /// one, and for the launcher, to which the configuration of a newer version need not make sense.
     pub fn places(path: Option<&Path>) -> Self {
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -149,7 +156,10 @@ impl Config {
             let value = table.get(section)?.get(key)?;
             value.as_str().map(PathBuf::from)
         };
+        let keys = table.get("update").and_then(|u| u.get("public_keys"));
+        let keys = keys.and_then(Value::as_array).into_iter().flatten();
         let mut config = Self::default();
+        config.update.public_keys = keys.filter_map(|k| k.as_str().map(str::to_owned)).collect();
         config.store.path = place("store", "path").unwrap_or(config.store.path);
         config.http.socket = place("http", "socket").unwrap_or(config.http.socket);
         config.resolve_against(path.parent().unwrap_or(Path::new("")));
@@ -164,6 +174,7 @@ impl Config {
             &mut mqtt.ca_file,
             &mut mqtt.client_cert_file,
             &mut mqtt.client_key_file,
+            &mut self.update.ca_file,
         ]
         .into_iter()
         .flatten()
@@ -310,6 +321,20 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
             "training.lookback_days",
             "must be more than min_days and holdback_days together",
         );
+    }
+    let update = &config.update;
+    if let Err(key) = Keys::new(&update.public_keys) {
+        return refuse(
+            "update.public_keys",
+            &format!("{key:?} is no minisign public key"),
+        );
+    }
+    let looks = update.enabled || !update.source.is_empty();
+    if let Some(problem) = looks
+        .then(|| Source::parse(&update.source, &update.channel).err())
+        .flatten()
+    {
+        return refuse("update.source", &problem);
     }
     let store = &config.store;
     if store.keep_days != 0 && store.keep_days < training.lookback_days {

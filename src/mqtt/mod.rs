@@ -21,4 +21,4 @@ mod packets;
 pub mod payload;
 pub mod play;
 pub mod publish;
-mod tls;
+pub(crate) mod tls;

@@ -12,11 +12,7 @@ use crate::config::MqttConfig;
 
 /// The client configuration for `mqtts://`; reads the PEM files named in `[mqtt]`.
 pub(super) fn client_config(mqtt: &MqttConfig) -> Result<Arc<ClientConfig>, LinkError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| tls_error("set TLS up", Path::new("rustls"), e))?
-        .with_root_certificates(roots(mqtt.ca_file.as_deref())?);
+    let builder = builder(mqtt.ca_file.as_deref())?;
     let config = match (&mqtt.client_cert_file, &mqtt.client_key_file) {
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
@@ -29,6 +25,21 @@ pub(super) fn client_config(mqtt: &MqttConfig) -> Result<Arc<ClientConfig>, Link
         _ => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
+}
+
+/// The client configuration of one who shows no certificate, as for downloads.
+pub(crate) fn anonymous(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, LinkError> {
+    Ok(Arc::new(builder(ca_file)?.with_no_client_auth()))
+}
+
+fn builder(
+    ca_file: Option<&Path>,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, LinkError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| tls_error("set TLS up", Path::new("rustls"), e))?
+        .with_root_certificates(roots(ca_file)?))
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, LinkError> {

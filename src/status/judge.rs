@@ -41,6 +41,7 @@ const CHECKS: &[fn(&Status, &DaemonStatus) -> Option<Verdict>] = &[
     nothing_learned,
     old_model,
     no_skill,
+    updates_frozen,
 ];
 
 /// The most serious thing that is wrong, or that nothing is.
@@ -329,6 +330,15 @@ fn no_skill(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
             "forecasts of the last 7 days were no better than smart persistence (skill {skill:+.2})"
         ),
         "nightwatt train",
+    ))
+}
+
+fn updates_frozen(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    let days = daemon.update.as_ref()?.frozen_days?;
+    Some(finding(
+        Level::Attention,
+        format!("updates may be frozen: nothing newly signed for {days} days"),
+        "nightwatt update check; ask the publisher",
     ))
 }
 

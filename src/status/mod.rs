@@ -22,6 +22,7 @@ use crate::store::{
     StoreError, StoreTotals,
 };
 use crate::trainer::{Contents, PartNote};
+use crate::update::Here;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -71,6 +72,9 @@ pub struct DaemonStatus {
     pub next_night: Option<TimestampMs>,
     /// Why the configuration on the disk was refused, where the last reload was.
     pub reload_refused: Option<String>,
+    /// Versions, where this station has ever had an update.
+    #[serde(default)]
+    pub update: Option<Here>,
 }
 
 /// Everything `nightwatt status --json` prints. Fields are only ever added.
