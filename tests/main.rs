@@ -25,3 +25,4 @@ mod secure;
 mod service;
 mod support;
 mod time;
+mod update;
