@@ -20,6 +20,7 @@ mod models;
 mod nights;
 mod payloads;
 mod quarantine;
+mod release;
 mod reload;
 mod secure;
 mod service;
