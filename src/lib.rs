@@ -40,6 +40,7 @@ pub mod store;
 pub mod sun;
 pub mod tidy;
 pub mod trainer;
+pub mod update;
 pub mod words;
 
 #[cfg(test)]

@@ -225,6 +225,7 @@ fn a_forecast_is_settled_with_what_was_measured() {
         credentials: None,
         program: PathBuf::from(NIGHTWATT),
         refusal: Refusal::default(),
+        launch: Default::default(),
     };
     let daemon = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -18,6 +18,7 @@ pub(crate) mod tables;
 mod tail;
 mod topics;
 mod train;
+mod update;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -113,6 +114,8 @@ enum Verb {
     Report(report::ReportArgs),
     /// Readings as they are stored, until Ctrl-C
     Tail(tail::TailArgs),
+    /// Replace this program by a newer version, or take that back
+    Update(update::UpdateArgs),
     /// Copy the store, verified, while it runs
     Snapshot(snapshot::SnapshotArgs),
     /// Put a snapshot in place of the store; the daemon must not run
@@ -123,6 +126,12 @@ enum Verb {
     Simulate(crate::simulate::command::SimulateArgs),
     /// Publish a recorded CSV
     Replay(crate::replay::ReplayArgs),
+    /// The daemon, in the version that is in force; started by the service manager.
+    #[command(hide = true)]
+    Launch(RunArgs),
+    /// Whether this version gets on with the station; asked before it is tried.
+    #[command(hide = true)]
+    SelfCheck,
     /// Reads a job from standard input; started by the daemon.
     #[command(hide = true)]
     Trainer,
@@ -262,7 +271,9 @@ fn dispatch(cli: Cli) -> Outcome {
         let text = "this command reads no configuration; give what it needs as arguments";
         return Err(Failure(Exit::Usage, text.into()));
     }
-    if !matches!(cli.command, Verb::Run(_) | Verb::Trainer) && !reads_no_configuration {
+    if !matches!(cli.command, Verb::Run(_) | Verb::Launch(_) | Verb::Trainer)
+        && !reads_no_configuration
+    {
         // Whoever reads only the first lines (`| head`) is no error.
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always)?;
@@ -300,6 +311,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Events(args) => lists::events(&places()?, &args),
         Verb::Report(args) => report::report(&places()?, &args),
         Verb::Tail(args) => tail::tail(&places()?, &args),
+        Verb::Update(args) => update::update(&config()?, cli.config.as_deref(), args),
+        Verb::Launch(args) => update::launch(cli.config, args.log),
+        Verb::SelfCheck => update::self_check(cli.config.as_deref()),
         Verb::Snapshot(args) => snapshot::snapshot(&config()?, &args),
         Verb::Restore(args) => snapshot::restore(&config()?, &args),
         Verb::Backtest(args) if args.energy => {

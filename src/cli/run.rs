@@ -2,18 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sd_notify::NotifyState;
 
-use super::{Exit, Failure, Outcome, block_on, load};
+use super::{Exit, Failure, Outcome, block_on, load, update};
 use crate::clock::SystemClock;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::daemon::Surroundings;
 use crate::daemon::reload::{self, Refusal, Service, Word};
+use crate::daemon::updates::Launch;
 use crate::errors::chain;
 use crate::logging::{self, Format};
 use crate::shutdown::{Hangup, Shutdown};
 use crate::sun::Site;
+use crate::update::launcher;
 
 pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
     let config = load(path.as_deref())?;
@@ -21,6 +24,11 @@ pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
     if no_file(path.as_deref()) {
         tracing::info!("there is no configuration file: everything has its default");
     }
+    let launch = Launch {
+        launched: launcher::launched(),
+        config_path: path.clone(),
+        ..Launch::default()
+    };
     let service = Service {
         load: || Config::load(path.as_deref(), std::env::vars()),
         tell,
@@ -32,9 +40,18 @@ pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
             credentials: credentials(),
             program: std::env::current_exe()?,
             refusal: Refusal::default(),
+            launch: launch.clone(),
         },
     };
     let counts = block_on(async { service.run(config).await.map_err(Failure::from) })?;
+    if launch.again.load(Ordering::SeqCst)
+        && let Some(launched) = &launch.launched
+    {
+        // In this process's place: no service manager has to notice and wait.
+        let error = launcher::relaunch(launched, &update::arguments(path.as_deref(), log));
+        let text = format!("cannot start {}: {error}", launched.factory.display());
+        return Err(Failure(Exit::Failed, text));
+    }
     // A failure, so that every service manager starts it again.
     Ok(if counts.damaged || counts.broken {
         Exit::Failed
@@ -56,7 +73,11 @@ pub(super) fn credentials() -> Option<PathBuf> {
 /// Tells systemd, where it listens.
 fn tell(word: Word<'_>) {
     let told = match word {
-        Word::Starting => sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(60_000_000)]),
+        // The second for a start after an update, in a service that counts as running.
+        Word::Starting => sd_notify::notify(&[
+            NotifyState::ExtendTimeoutUsec(60_000_000),
+            NotifyState::Watchdog,
+        ]),
         Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Word::Reloading => NotifyState::monotonic_usec_now()
             .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),

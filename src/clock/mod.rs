@@ -16,7 +16,7 @@ pub use watched::{WatchedClock, watch};
 use crate::reading::TimestampMs;
 
 /// No wall clock is right before this version was written; a board without a battery starts there.
-const WRITTEN: TimestampMs = TimestampMs(1_793_491_200_000);
+pub const WRITTEN: TimestampMs = TimestampMs(1_793_491_200_000);
 
 /// Whether a wall-clock time can be right at all.
 pub fn plausible(now: TimestampMs) -> bool {

@@ -12,13 +12,16 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 pub use sections::{
-    AlertsConfig, EmailConfig, HomeAssistantConfig, HorizonsMin, HttpConfig, MailSecurity,
-    MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig, WebhookConfig,
+    AlertsConfig, AutoUpdate, EmailConfig, HomeAssistantConfig, HorizonsMin, HttpConfig,
+    MailSecurity, MqttConfig, Protocol, SiteConfig, StoreConfig, TrainingConfig, UpdateConfig,
+    WebhookConfig,
 };
 pub use topics::{FieldSource, OneOrMany, PRESETS_TOML, TopicRule, presets};
 
 use crate::mqtt::broker_url::{self, BrokerUrl};
 use crate::mqtt::payload::Reader;
+use crate::update::signature::Keys;
+use crate::update::source::Source;
 
 /// Where `run` looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
@@ -61,6 +64,7 @@ const RANGES: &[(&str, f64, f64, &str)] = &[
     ("alerts.limits.old_model_days", 1.0, 3650.0, "days"),
     ("alerts.limits.refused_percent", 0.0, 100.0, "percent"),
     ("alerts.email.port", 1.0, 65_535.0, ""),
+    ("update.trial_s", 1.0, 3600.0, "seconds"),
     (
         "training.promote.min_improvement_percent",
         -100.0,
@@ -118,6 +122,8 @@ pub struct Config {
     pub home_assistant: HomeAssistantConfig,
     /// Who is told what is wrong.
     pub alerts: AlertsConfig,
+    /// How it replaces itself.
+    pub update: UpdateConfig,
 }
 
 impl Config {
@@ -153,8 +159,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Only where the store and the socket are, from what can be understood of `path` (else
-    /// [`DEFAULT_PATH`]): for commands that ask a daemon which runs on with an older, valid one.
+    /// Only where the store and the socket are, and whose updates are trusted, from what can be understood
+    /// of `path` (else [`DEFAULT_PATH`]): for commands that ask a daemon which runs on with an older, valid
+    /// one, and for the launcher, to which the configuration of a newer version need not make sense.
     pub fn places(path: Option<&Path>) -> Self {
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -163,7 +170,10 @@ impl Config {
             let value = table.get(section)?.get(key)?;
             value.as_str().map(PathBuf::from)
         };
+        let keys = table.get("update").and_then(|u| u.get("public_keys"));
+        let keys = keys.and_then(Value::as_array).into_iter().flatten();
         let mut config = Self::default();
+        config.update.public_keys = keys.filter_map(|k| k.as_str().map(str::to_owned)).collect();
         config.store.path = place("store", "path").unwrap_or(config.store.path);
         config.http.socket = place("http", "socket").unwrap_or(config.http.socket);
         config.resolve_against(path.parent().unwrap_or(Path::new("")));
@@ -182,6 +192,7 @@ impl Config {
             &mut self.alerts.webhook.ca_file,
             &mut self.alerts.email.password_file,
             &mut self.alerts.email.ca_file,
+            &mut self.update.ca_file,
         ]
         .into_iter()
         .flatten()
@@ -349,6 +360,20 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
             "training.lookback_days",
             "must be more than min_days and holdback_days together",
         );
+    }
+    let update = &config.update;
+    if let Err(key) = Keys::new(&update.public_keys) {
+        return refuse(
+            "update.public_keys",
+            &format!("{key:?} is no minisign public key"),
+        );
+    }
+    let looks = update.enabled || !update.source.is_empty();
+    if let Some(problem) = looks
+        .then(|| Source::parse(&update.source, &update.channel).err())
+        .flatten()
+    {
+        return refuse("update.source", &problem);
     }
     let store = &config.store;
     if store.keep_days != 0 && store.keep_days < training.lookback_days {

@@ -242,6 +242,59 @@ impl Default for TrainingConfig {
     }
 }
 
+/// How far an update goes by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AutoUpdate {
+    /// Only says that there is one.
+    #[default]
+    Check,
+    /// Brings it here.
+    Fetch,
+    /// Tries it and keeps it where it proves itself.
+    Apply,
+}
+
+/// `[update]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdateConfig {
+    /// Whether updates are looked for by themselves; `nightwatt update` works either way.
+    pub enabled: bool,
+    /// A folder's path or address; `{channel}` and `{target}` are filled in.
+    pub source: String,
+    /// The publisher's line of releases.
+    pub channel: String,
+    /// Minisign public keys in place of those built in.
+    pub public_keys: Vec<String>,
+    /// When to look.
+    pub schedule: Schedule,
+    /// How far to go then.
+    pub auto: AutoUpdate,
+    /// When a new version may be tried by itself.
+    pub window: CatchUp,
+    /// Seconds of good running after which a version on trial is kept.
+    pub trial_s: u32,
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for UpdateConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            source: String::new(),
+            channel: "stable".into(),
+            public_keys: Vec::new(),
+            schedule: Schedule::Every { hours: 6 },
+            auto: AutoUpdate::Check,
+            window: CatchUp::Always,
+            trial_s: 120,
+            ca_file: None,
+        }
+    }
+}
+
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

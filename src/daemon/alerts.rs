@@ -93,7 +93,7 @@ impl Alerts {
         let since = self.clock.now().plus_ms(-EVENT_MS);
         let gather = move || -> Result<_, StoreError> {
             let reader = Reader::open(&path)?;
-            let events = reader.events_of(&event_kinds(), since)?;
+            let events = reader.events_since(&event_kinds(), since)?;
             Ok((station.status(), events, reader.alerts(true, 0)?))
         };
         let (status, events, open): (Result<Status, String>, Vec<EventRow>, Vec<AlertRow>) =

@@ -6,12 +6,14 @@ mod home_assistant;
 mod housekeeping;
 mod nights;
 pub mod reload;
+pub mod updates;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::alerts::deliver::{Channel, DeliverError};
@@ -19,9 +21,9 @@ use crate::clock::{self, Clock, WatchedClock};
 use crate::config::Config;
 use crate::http::Station;
 use crate::http::serve::{ServeError, Server};
-use crate::http::station::{Promoting, Training};
+use crate::http::station::{Promoting, Training, Updating};
 use crate::mqtt::admission::Admission;
-use crate::mqtt::intake::{Acknowledger, Intake, IntakeShared};
+use crate::mqtt::intake::{Acknowledger, Announced, Intake, IntakeShared};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
@@ -35,12 +37,14 @@ use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
 use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer};
 use crate::trainer::{Asked, Request, Ticket};
+use crate::update::Ask;
 use alerts::Alerts;
 use forecasts::Forecasts;
 use home_assistant::HomeAssistant;
 use housekeeping::{Disk, Housekeeping};
 use nights::{Kept, Nights, Wiring};
 use reload::Refusal;
+use updates::{Launch, Updates};
 
 /// Readings that may wait for the forecaster.
 const STORED_QUEUE: usize = 4096;
@@ -101,6 +105,8 @@ pub struct Surroundings {
     pub program: PathBuf,
     /// Whether the configuration on the disk was refused.
     pub refusal: Refusal,
+    /// How this version came to run.
+    pub launch: Launch,
 }
 
 /// A started daemon.
@@ -120,6 +126,7 @@ pub struct Daemon {
     housekeeping: JoinHandle<()>,
     alerting: JoinHandle<()>,
     home_assistant: JoinHandle<()>,
+    updating: JoinHandle<()>,
     station: Arc<RunningStation>,
     lock: Arc<StoreLock>,
     broken: Arc<AtomicBool>,
@@ -146,12 +153,16 @@ impl Daemon {
             stored_tx,
             missed.clone(),
         );
-        let store = Writer::start(
-            &config.store.path,
-            config.linger(),
-            usize::from(RECEIVE_MAXIMUM),
-            acknowledger,
-        )
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            // Replaying the log and migrating may take long: meanwhile systemd hears that it goes on.
+            let (path, linger) = (&opening.store.path, opening.linger());
+            Writer::start(path, linger, usize::from(RECEIVE_MAXIMUM), acknowledger)
+        });
+        let store = match opened.await {
+            Ok(opened) => opened,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
         .or_else(|error| {
             if error.is_damage() {
                 lock.mark_damaged()?;
@@ -176,7 +187,12 @@ impl Daemon {
         let publish_options = LinkOptions::new(&config.mqtt, "-out", credentials)?;
         let (publisher, publish_loop) = Publisher::new(&publish_options, prefix);
         let channels = Channel::configured(&config.alerts, credentials)?;
+        let hint = Arc::new(Notify::new());
         let intake = Intake {
+            announced: config.update.enabled.then(|| Announced {
+                topic: format!("{prefix}/update/announce"),
+                hint: hint.clone(),
+            }),
             link,
             sender: intake_sender.clone(),
             reader: payload::Reader::new(&config.mqtt.topics, config.mqtt.max_age_days)?
@@ -237,7 +253,19 @@ impl Daemon {
             training: nights.running(),
             disk: disk.clone(),
         };
+        let updates = Updates {
+            config: config.clone(),
+            store: store.clone(),
+            clock: watched.clone(),
+            shutdown: around.shutdown.clone(),
+            launch: around.launch,
+            training: nights.running(),
+            hint,
+            broken: broken.clone(),
+            one: Arc::default(),
+        };
         let station = Arc::new(RunningStation {
+            updates: updates.clone(),
             disk,
             config: config.clone(),
             clock: watched,
@@ -260,7 +288,7 @@ impl Daemon {
             channels,
             unstored,
             to_tell,
-            queued: tokio::sync::Notify::new(),
+            queued: Notify::new(),
         };
         let home_assistant = HomeAssistant {
             config: config.clone(),
@@ -279,6 +307,7 @@ impl Daemon {
             forecasting: tokio::spawn(forecasts.run(around.shutdown.clone())),
             training: tokio::spawn(nights.run()),
             housekeeping: tokio::spawn(housekeeping.run()),
+            updating: tokio::spawn(updates.run()),
             config,
             shutdown: around.shutdown,
             store,
@@ -353,6 +382,7 @@ impl Daemon {
         within(TRAINER_LIMIT, "the forecaster", self.forecasting).await;
         within(TRAINER_LIMIT, "housekeeping", self.housekeeping).await;
         within(TRAINER_LIMIT, "the alerts", self.alerting).await;
+        within(TRAINER_LIMIT, "the look for updates", self.updating).await;
         let closed = within(COMMIT_LIMIT, "the last commit", self.store.stop()).await;
         if closed == Some(true)
             && let Err(error) = self.lock.mark_clean(&self.config.store.path)
@@ -447,6 +477,7 @@ fn written_bytes() -> Option<u64> {
 }
 
 struct RunningStation {
+    updates: Updates,
     disk: Arc<Disk>,
     config: Arc<Config>,
     clock: Arc<WatchedClock>,
@@ -512,6 +543,7 @@ impl Station for RunningStation {
             next_night: self.next_night(),
             reload_refused: self.refusal.reason(),
             limits: self.config.alerts.limits,
+            update: self.updates.here(),
         };
         let path = &self.config.store.path;
         let gathered = Reader::open(path).and_then(|reader| {
@@ -564,6 +596,10 @@ impl Station for RunningStation {
         tokio::runtime::Handle::current()
             .block_on(self.store.clear_quarantine())
             .map_err(|e| crate::errors::chain(&e))
+    }
+
+    fn update(&self, ask: Ask) -> Updating<'_> {
+        Box::pin(async move { self.updates.perform(ask, "manual", None).await })
     }
 
     fn promote(&self, version: Option<i64>) -> Promoting<'_> {

@@ -6,6 +6,7 @@
 //! Where the parts do not start with the new configuration, they start again with the old one.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,7 +133,12 @@ where
             self.conclude(&daemon, refused);
         }
         stop.begin();
-        Ok(daemon.finish(|| (self.tell)(Word::Stopping)).await)
+        // Becoming the launcher is no end to the service manager: it would kill what comes after.
+        let word = match self.around.launch.again.load(Ordering::SeqCst) {
+            true => Word::Alive,
+            false => Word::Stopping,
+        };
+        Ok(daemon.finish(|| (self.tell)(word)).await)
     }
 
     async fn start(&self, config: &Config) -> Result<(Daemon, Shutdown), DaemonError> {

@@ -16,6 +16,7 @@ use crate::cli::tables;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, TrainingConfig};
 use crate::daemon::reload::Refusal;
+use crate::daemon::updates::Launch;
 use crate::daemon::{Daemon, DaemonError, Surroundings};
 use crate::http::Station;
 use crate::mqtt::feed::{Feed, FeedError, FeedOptions};
@@ -111,6 +112,7 @@ pub async fn run(args: &DemoArgs, shutdown: Shutdown) -> Result<(), DemoError> {
             source,
         })?,
         refusal: Refusal::default(),
+        launch: Launch::default(),
     };
     let stop_daemon = around.shutdown.clone();
     let daemon = Daemon::start(config.clone(), around).await?;

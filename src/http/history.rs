@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::reading::TimestampMs;
 use crate::status::Status;
 use crate::store::Reader;
+use crate::update::{Ask, Report};
 
 /// Days of accuracy at most: what a year's table takes to count would hold everything else up.
 const MOST_DAYS: u32 = 92;
@@ -146,6 +147,17 @@ pub(super) async fn clear_quarantine(State(station): State<App>) -> Result<Json<
     let clear = move || station.clear_quarantine().map_err(Problem::broken);
     let cleared = blocking(clear).await?;
     Ok(Json(json!({ "cleared": cleared })))
+}
+
+pub(super) async fn update(
+    State(station): State<App>,
+    Json(ask): Json<Ask>,
+) -> Result<Json<Report>, Problem> {
+    station
+        .update(ask)
+        .await
+        .map(Json)
+        .map_err(Problem::conflict)
 }
 
 pub(super) async fn snapshot(State(station): State<App>) -> Result<Json<Value>, Problem> {

@@ -8,6 +8,7 @@ use crate::status::Status;
 use crate::store::snapshot::Snapshot;
 use crate::store::{Deletion, Store};
 use crate::trainer::{Asked, Ticket};
+use crate::update::{Ask, Report};
 
 /// What the routes need from the daemon.
 pub trait Station: Send + Sync + 'static {
@@ -29,6 +30,8 @@ pub trait Station: Send + Sync + 'static {
     fn delete_run(&self, run_id: i64) -> Result<Deletion, String>;
     /// Forgets every refused message; how many there were. Waits for the writer.
     fn clear_quarantine(&self) -> Result<usize, String>;
+    /// Does what is asked of an update, which may take hours; or why nothing was done.
+    fn update(&self, ask: Ask) -> Updating<'_>;
     /// Makes `version` live, or the one that was live before; which it was, or why nothing was changed.
     fn promote(&self, version: Option<i64>) -> Promoting<'_>;
 }
@@ -43,6 +46,9 @@ pub struct Training {
     /// When the schedule trains next.
     pub next_night: Option<TimestampMs>,
 }
+
+/// An update under way.
+pub type Updating<'a> = Pin<Box<dyn Future<Output = Result<Report, String>> + Send + 'a>>;
 
 /// A promotion under way.
 pub type Promoting<'a> = Pin<Box<dyn Future<Output = Result<i64, String>> + Send + 'a>>;

@@ -72,6 +72,7 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
     let out = LinkOptions::new(&mqtt, "-out", None).unwrap();
     let (publisher, _not_polled) = Publisher::new(&out, "nightwatt");
     let intake = Intake {
+        announced: None,
         link,
         sender,
         reader: payload::Reader::new(&mqtt.topics, 30).unwrap(),

@@ -152,8 +152,18 @@ impl Committed for Acknowledger {
     }
 }
 
+/// A topic whose messages are no readings: something is worth a look.
+pub struct Announced {
+    /// Which.
+    pub topic: String,
+    /// Who looks. Whatever the message says: anybody may have sent it.
+    pub hint: Arc<Notify>,
+}
+
 /// Everything the loop works with.
 pub struct Intake {
+    /// Where updates are announced, if that is listened to.
+    pub announced: Option<Announced>,
     /// The connection's polled end.
     pub link: LinkLoop,
     /// Its sending end.
@@ -234,6 +244,11 @@ impl Intake {
     fn take(&mut self, message: Message) {
         self.shared.received.fetch_add(1, Ordering::Relaxed);
         let received = self.clock.now();
+        if let Some(announced) = &self.announced
+            && message.topic == announced.topic.as_bytes()
+        {
+            announced.hint.notify_one();
+        }
         self.shared.lock().last_message = Some(received);
         let ack = AckToken {
             epoch: *self.shared.epoch(),
@@ -299,7 +314,8 @@ impl Intake {
             return;
         }
         self.subscribed = false;
-        let filters = self.reader.filters();
+        let announced = self.announced.iter().map(|a| a.topic.as_str());
+        let filters = self.reader.filters().chain(announced);
         if !self.sender.subscribe(filters) {
             self.shared.reconnect.store(true, Ordering::SeqCst);
         }

@@ -82,7 +82,8 @@ impl<'de> serde::Deserialize<'de> for CatchUp {
 }
 
 impl CatchUp {
-    fn allows(self, zone: Tz, now: TimestampMs) -> bool {
+    /// Whether it is the time for it.
+    pub fn allows(self, zone: Tz, now: TimestampMs) -> bool {
         match self {
             CatchUp::Always => true,
             CatchUp::Never => false,

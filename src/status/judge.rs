@@ -66,6 +66,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("nothing_learned", nothing_learned),
     ("model_old", old_model),
     ("no_skill", no_skill),
+    ("updates_frozen", updates_frozen),
 ];
 
 /// The most serious thing that is wrong, or that nothing is.
@@ -368,6 +369,15 @@ fn no_skill(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
             "forecasts of the last 7 days were no better than smart persistence (skill {skill:+.2})"
         ),
         "nightwatt train",
+    ))
+}
+
+fn updates_frozen(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    let days = daemon.update.as_ref()?.frozen_days?;
+    Some(finding(
+        Level::Attention,
+        format!("updates may be frozen: nothing newly signed for {days} days"),
+        "nightwatt update check; ask the publisher",
     ))
 }
 

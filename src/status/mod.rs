@@ -22,6 +22,7 @@ use crate::store::{
     StoreError, StoreTotals,
 };
 use crate::trainer::{Contents, PartNote};
+use crate::update::Here;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -74,6 +75,9 @@ pub struct DaemonStatus {
     /// From where on something is worth a word.
     #[serde(default)]
     pub limits: Limits,
+    /// Versions, where this station has ever had an update.
+    #[serde(default)]
+    pub update: Option<Here>,
 }
 
 /// Everything `nightwatt status --json` prints. Fields are only ever added.

@@ -290,7 +290,7 @@ impl Reader {
     }
 
     /// The events of these kinds since then, newest first.
-    pub fn events_of(
+    pub fn events_since(
         &self,
         kinds: &[&str],
         since: TimestampMs,

@@ -156,7 +156,10 @@ fn insert(tx: &Transaction<'_>, device_no: i64, ts_ms: i64, r: &Reading) -> rusq
     ];
     let inserted = tx
         .prepare_cached(
-            "INSERT INTO reading VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
+            // By name here and everywhere: the next version's table may have more columns.
+            "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted,
+                 servo_angle, lux, voltage, current, power, temperature, humidity, fan_on)
+             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
              ON CONFLICT DO NOTHING",
         )?
         .execute(row)?;

@@ -186,7 +186,7 @@ pub(super) fn check_readable(conn: &Connection, path: &std::path::Path) -> Resul
     Ok(())
 }
 
-fn version(conn: &Connection) -> Result<i64, StoreError> {
+pub(super) fn version(conn: &Connection) -> Result<i64, StoreError> {
     conn.pragma_query_value(None, "user_version", |r| r.get(0))
         .map_err(sql("read the schema version"))
 }

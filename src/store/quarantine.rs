@@ -88,7 +88,8 @@ impl Quarantine {
     pub(super) fn write_counts(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
         for ((reason, topic), waiting) in &self.waiting {
             tx.prepare_cached(
-                "INSERT INTO reject_count VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE
+                "INSERT INTO reject_count (reason, count, last_ms) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE
                  SET count = count + excluded.count, last_ms = excluded.last_ms",
             )?
             .execute(params![reason, waiting.count, waiting.last.0])?;

@@ -390,10 +390,25 @@ impl Reader {
 
     /// Events, newest first, without the `skip` newest.
     pub fn events_page(&self, limit: usize, skip: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.select_events(None, limit, skip)
+    }
+
+    /// The newest events of one kind, newest first.
+    pub fn events_of(&self, kind: &str, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.select_events(Some(kind), limit, 0)
+    }
+
+    fn select_events(
+        &self,
+        kind: Option<&str>,
+        limit: usize,
+        skip: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
         self.rows(
             "list events",
-            "SELECT at_ms, kind, detail FROM event ORDER BY id DESC LIMIT ?1 OFFSET ?2",
-            params![limit as i64, skip as i64],
+            "SELECT at_ms, kind, detail FROM event WHERE ?1 IS NULL OR kind = ?1
+             ORDER BY id DESC LIMIT ?2 OFFSET ?3",
+            params![kind, limit as i64, skip as i64],
             |r| {
                 Ok(EventRow {
                     at: TimestampMs(r.get(0)?),

@@ -8,10 +8,10 @@ use crate::intake::{now_plus_s, numbered, publish};
 use crate::support::{Broker, Station, wait_for};
 
 /// A tmpfs of this many MiB; unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new(mib: u32) -> Self {
+    pub fn new(mib: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
         let size = format!("size={mib}m");
@@ -22,8 +22,12 @@ impl SmallDisk {
         Self(dir)
     }
 
+    pub fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+
     /// Takes all the space there is.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let path = self.0.path().join("filler");
         let file = std::fs::OpenOptions::new()
             .create(true)
@@ -35,7 +39,7 @@ impl SmallDisk {
         }
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         std::fs::remove_file(self.0.path().join("filler")).unwrap();
     }
 }

@@ -9,6 +9,7 @@ mod disk;
 mod kill;
 mod payloads;
 mod power;
+mod update;
 mod wire;
 
 use std::io::Write;

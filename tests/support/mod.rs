@@ -179,6 +179,10 @@ impl Station {
     /// Starts the daemon; it is up once its socket answers.
     pub fn start(&mut self) {
         self.start_unready();
+        self.wait_for_the_socket();
+    }
+
+    fn wait_for_the_socket(&mut self) {
         wait_for("the daemon's socket", 20, || {
             assert!(self.exited().is_none(), "the daemon ended:\n{}", self.log());
             std::os::unix::net::UnixStream::connect(self.dir.path().join("n.sock")).ok()
@@ -189,14 +193,24 @@ impl Station {
         self.start_with(&[]);
     }
 
+    /// Starts the launcher; up once the socket of what it becomes answers.
+    pub fn launch(&mut self) {
+        self.start_as("launch", &[]);
+        self.wait_for_the_socket();
+    }
+
     /// Starts the daemon with these variables in its environment.
     pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        self.start_as("run", environment);
+    }
+
+    fn start_as(&mut self, verb: &str, environment: &[(&str, &str)]) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
-        let mut command = self.command(&["run"]);
+        let mut command = self.command(&[verb]);
         command
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,0 +1,148 @@
+//! A release from its source to a version here that has checked itself; nothing of it is in force yet.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+
+use super::UpdateError;
+use super::layout::{self, Layout, MANIFEST, PROGRAM, SIGNATURE};
+use super::manifest::Manifest;
+use super::record;
+use super::signature::Keys;
+use super::source::{Limits, Source, Tls};
+use crate::store::space;
+
+/// A candidate's own check may take this long.
+const SELF_CHECK_LIMIT: Duration = Duration::from_secs(60);
+/// More than its first line is not read, bytes.
+const SELF_CHECK_BYTES: u64 = 4096;
+
+/// A release that was decided for.
+pub struct Offer {
+    /// What it is.
+    pub manifest: Manifest,
+    /// The signed bytes.
+    pub raw: Vec<u8>,
+    /// Their signature.
+    pub signature: Vec<u8>,
+}
+
+/// Brings the release here: downloaded, compared with its hash, put in place under its sequence, durably.
+/// Cut off anywhere, what is missing is done by the next time. `spare_bytes` stay free.
+pub fn install(
+    layout: &Layout,
+    keys: &Keys,
+    offer: &Offer,
+    source: &Source,
+    tls: &Tls,
+    limits: &Limits,
+    spare_bytes: u64,
+) -> Result<(), UpdateError> {
+    let m = &offer.manifest;
+    layout.prune(Some(m.sequence));
+    if (layout.held(m.sequence, keys)).is_ok_and(|held| held.raw == offer.raw) {
+        return Ok(());
+    }
+    let download = layout.path("download");
+    fs::create_dir_all(&download).map_err(UpdateError::file("create", &download))?;
+    let part = download.join("part");
+    let whole = || layout::hash(&part).is_ok_and(|found| found == m.sha256);
+    if !whole() {
+        let needed = 2 * m.size + spare_bytes;
+        let free = space::free_bytes(&download).unwrap_or(u64::MAX);
+        if free < needed {
+            return Err(UpdateError::NoRoom { needed, free });
+        }
+        source.download(m, &download, tls, limits)?;
+        if !whole() {
+            let _ = fs::remove_dir_all(&download);
+            return Err(UpdateError::Source(
+                "the file is not what was signed".into(),
+            ));
+        }
+    }
+    place(layout, offer, &part).map_err(|(path, e)| UpdateError::file("install", &path)(e))?;
+    // What is left of it only takes room.
+    let _ = fs::remove_dir_all(&download);
+    Ok(())
+}
+
+/// The whole folder of a version is made aside and then renamed.
+fn place(layout: &Layout, offer: &Offer, part: &Path) -> Result<(), (PathBuf, std::io::Error)> {
+    let folder = layout.version(offer.manifest.sequence);
+    let aside = folder.with_file_name(".new");
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |e| (path, e)
+    };
+    record::gone(fs::remove_dir_all(&aside)).map_err(at(&aside))?;
+    fs::create_dir(&aside).map_err(at(&aside))?;
+    for (name, bytes) in [(MANIFEST, &offer.raw), (SIGNATURE, &offer.signature)] {
+        let path = aside.join(name);
+        let mut new = File::options();
+        let written = (new.create_new(true).write(true).mode(0o644))
+            .open(&path)
+            .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()));
+        written.map_err(at(&path))?;
+    }
+    let program = aside.join(PROGRAM);
+    let moved = fs::rename(part, &program).and_then(|()| {
+        let file = File::open(&program)?;
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+        file.sync_all()?;
+        record::sync_parent(&program)
+    });
+    moved.map_err(at(&program))?;
+    // One that is damaged makes room for this one.
+    record::gone(fs::remove_dir_all(&folder)).map_err(at(&folder))?;
+    fs::rename(&aside, &folder)
+        .and_then(|()| record::sync_parent(&folder))
+        .map_err(at(&folder))
+}
+
+/// Has the candidate look at this station's configuration and database, in time, and say its version.
+pub fn self_check(program: &Path, config: Option<&Path>, m: &Manifest) -> Result<(), UpdateError> {
+    let failed = |why: String| UpdateError::SelfCheck(why);
+    let mut command = tokio::process::Command::new(program);
+    command.arg("self-check");
+    if let Some(config) = config {
+        command.arg("-c").arg(config);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let check = async {
+        let mut child = command.spawn()?;
+        let mut said = Vec::new();
+        if let Some(out) = child.stdout.take() {
+            out.take(SELF_CHECK_BYTES).read_to_end(&mut said).await?;
+        }
+        std::io::Result::Ok((child.wait().await?, said))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|e| failed(e.to_string()))?;
+    let (status, said) = runtime
+        .block_on(async { tokio::time::timeout(SELF_CHECK_LIMIT, check).await })
+        .map_err(|_| failed(format!("no answer in {} s", SELF_CHECK_LIMIT.as_secs())))?
+        .map_err(|e| failed(e.to_string()))?;
+    if !status.success() {
+        return Err(failed(format!("it ended with {status}")));
+    }
+    let said = String::from_utf8_lossy(&said);
+    let line = said.lines().next().unwrap_or_default();
+    match line == format!("nightwatt {}", m.version) {
+        true => Ok(()),
+        false => Err(failed(format!(
+            "it calls itself {line:?} and not {}",
+            m.version
+        ))),
+    }
+}

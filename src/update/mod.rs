@@ -1,0 +1,467 @@
+//! Updates over the air that always come back: what is offered, whether it is taken, and the switch.
+//!
+//! A verb ends in a [`Report`] or an error and leaves either the old state or the new one. What is in force is
+//! changed in two places only: [`layout::Layout::commit`] and [`layout::Layout::roll_back`].
+
+pub mod floor;
+pub mod install;
+pub mod launcher;
+pub mod layout;
+pub mod manifest;
+pub mod record;
+pub mod signature;
+pub mod source;
+pub mod switch;
+
+use std::path::{Path, PathBuf};
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::reading::TimestampMs;
+use crate::store::{Reader, SCHEMA_VERSION, StoreError};
+use install::Offer;
+use launcher::Launched;
+use layout::{Layout, MANIFEST, Rejection, SIGNATURE};
+use manifest::{Allowed, Decision, Facts, Refusal};
+use signature::{Keys, MANIFEST_BYTES, SIGNATURE_BYTES};
+use source::{Limits, Source, Tls};
+use switch::{TRIES, Trial};
+
+/// Rust's name of the machine this binary is for.
+pub fn target() -> &'static str {
+    match (std::env::consts::ARCH, cfg!(target_env = "musl")) {
+        ("x86_64", true) => "x86_64-unknown-linux-musl",
+        ("aarch64", true) => "aarch64-unknown-linux-musl",
+        ("x86_64", false) => "x86_64-unknown-linux-gnu",
+        ("aarch64", false) => "aarch64-unknown-linux-gnu",
+        (other, _) => other,
+    }
+}
+
+/// Why an update could not be done. The station is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// A file of ours.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Somebody else is at it.
+    #[error("another update is going on")]
+    Busy,
+    /// One at a time.
+    #[error("sequence {0} is on trial; wait for its end, or end it with nightwatt update rollback")]
+    OnTrial(u64),
+    /// A key of the configuration.
+    #[error("{0:?} is no minisign public key")]
+    Key(String),
+    /// The publisher's side.
+    #[error("{0}")]
+    Source(String),
+    /// The disk.
+    #[error("no room for the update: it needs {} MB, and {} MB are free", needed.div_ceil(1_000_000), free / 1_000_000)]
+    NoRoom {
+        /// Room it would need, spare room included, bytes.
+        needed: u64,
+        /// What there is, bytes.
+        free: u64,
+    },
+    /// A version here is not what was signed.
+    #[error("the version here is damaged: {0}")]
+    Damaged(String),
+    /// The candidate does not get on with this station.
+    #[error("the new version's own check failed: {0}")]
+    SelfCheck(String),
+    /// There is nothing to commit.
+    #[error("nothing is on trial")]
+    NoTrial,
+    /// There is nothing to go back to.
+    #[error("the factory binary runs: there is nothing before it")]
+    NothingBefore,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl UpdateError {
+    fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| UpdateError::File {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// How far to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Look and judge.
+    #[default]
+    Check,
+    /// Also bring it here.
+    Fetch,
+    /// Also start its trial.
+    Apply,
+    /// Back to the version before.
+    Rollback,
+}
+
+impl Verb {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Check => "check",
+            Verb::Fetch => "fetch",
+            Verb::Apply => "apply",
+            Verb::Rollback => "rollback",
+        }
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// How far to go.
+    pub verb: Verb,
+    /// From where instead of the configured source.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// What a person has allowed.
+    #[serde(default)]
+    pub allowed: Allowed,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// What is offered is in force.
+    UpToDate,
+    /// Something newer is offered.
+    Available,
+    /// Something newer is offered and not for now.
+    Waiting,
+    /// What is offered is not taken.
+    Refused,
+    /// It is here.
+    Fetched,
+    /// Its trial begins with the next launch.
+    Trial,
+    /// The version before is in force.
+    RolledBack,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Of what is offered, or in force again; none for the factory binary.
+    pub sequence: Option<u64>,
+    /// The same for people.
+    pub version: Option<String>,
+    /// Why it was refused, in a stable word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One sentence.
+    pub text: String,
+}
+
+/// What is here, for `update status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Here {
+    /// Whether anything is looked for by itself.
+    pub enabled: bool,
+    /// The version of the factory binary.
+    pub factory_version: String,
+    /// The sequence in force; none for the factory binary.
+    pub sequence: Option<u64>,
+    /// The version in force.
+    pub version: String,
+    /// The committed one before.
+    pub previous: Option<u64>,
+    /// What is being tried.
+    pub trial: Option<Trial>,
+    /// What was given up.
+    pub rejected: Vec<Rejection>,
+    /// Every version that has a folder.
+    pub held: Vec<u64>,
+    /// For how long nothing newly signed has come, days, where that is too long.
+    pub frozen_days: Option<i64>,
+    /// What was found wrong with committed versions.
+    pub damaged: Vec<String>,
+}
+
+/// Everything an update works with.
+pub struct Updater<'a> {
+    config: &'a Config,
+    config_path: Option<&'a Path>,
+    launched: Option<&'a Launched>,
+    /// Where everything is.
+    pub layout: Layout,
+    /// Who is trusted.
+    pub keys: Keys,
+    /// How long transfers may take.
+    pub limits: Limits,
+}
+
+impl<'a> Updater<'a> {
+    /// For the station of `config`, which is read from `config_path`; `launched` says what runs here.
+    pub fn new(
+        config: &'a Config,
+        config_path: Option<&'a Path>,
+        launched: Option<&'a Launched>,
+    ) -> Result<Self, UpdateError> {
+        Ok(Self {
+            config,
+            config_path,
+            launched,
+            layout: Layout::beside(&config.store.path),
+            keys: Keys::new(&config.update.public_keys).map_err(UpdateError::Key)?,
+            limits: Limits::default(),
+        })
+    }
+
+    /// Does what is asked, alone. Blocks for as long as transfers take; not to be called on a runtime's thread.
+    pub fn perform(
+        &self,
+        ask: &Ask,
+        trusted_now: Option<TimestampMs>,
+    ) -> Result<Report, UpdateError> {
+        let _lock = self.layout.lock()?;
+        match ask.verb {
+            Verb::Rollback => self.roll_back(),
+            _ => self.take(ask, trusted_now),
+        }
+    }
+
+    fn take(&self, ask: &Ask, trusted_now: Option<TimestampMs>) -> Result<Report, UpdateError> {
+        let update = &self.config.update;
+        let text = ask.source.as_deref().unwrap_or(&update.source);
+        let source = Source::parse(text, &update.channel).map_err(UpdateError::Source)?;
+        let tls = Tls {
+            ca_file: update.ca_file.clone(),
+        };
+        let mut floors = self.layout.floors(&self.keys);
+        if floors.watching_since.is_none() && trusted_now.is_some() {
+            floors.watching_since = trusted_now;
+            self.layout.keep_floors(&floors)?;
+        }
+        let raw = source.small(MANIFEST, MANIFEST_BYTES, &tls, &self.limits)?;
+        let signature = source.small(SIGNATURE, SIGNATURE_BYTES, &tls, &self.limits)?;
+        // Nothing of the bytes is looked into before this.
+        let key = match self.keys.verify(&raw, &signature) {
+            Ok(key) => key,
+            Err(e) => return Ok(refused("signature", None, e.to_string())),
+        };
+        let manifest = match manifest::parse(&raw) {
+            Ok(manifest) => manifest,
+            Err(e) => return Ok(refused("format", None, e.to_string())),
+        };
+        let (current, running) = self.in_force();
+        let facts = Facts {
+            channel: update.channel.clone(),
+            target: target().into(),
+            at_least: floors.at_least(key, trusted_now),
+            floor: floors.of(key).sequence,
+            current,
+            rejected: (self.layout.rejected().iter()).any(|r| r.sequence == manifest.sequence),
+            running,
+            factory: self.factory(),
+            schema: self.schema()?,
+            station: self.layout.station()?,
+            asked: Allowed {
+                // A server could offer old ones for ever; somebody stands beside a stick.
+                expired: ask.allowed.expired && matches!(source, Source::Folder(_)),
+                ..ask.allowed
+            },
+        };
+        let decision = manifest::decide(&manifest, &facts);
+        use Refusal::{Channel, Expired, Older, Product, Target};
+        let foreign = matches!(
+            decision,
+            Decision::Refuse(Product | Channel | Target | Expired | Older)
+        );
+        if !foreign && floors.accepted(key, &manifest) {
+            self.layout.keep_floors(&floors)?;
+        }
+        let report = |outcome, words: &str| Report {
+            outcome,
+            sequence: Some(manifest.sequence),
+            version: Some(manifest.version.to_string()),
+            reason: None,
+            text: format!(
+                "{} (sequence {}) {words}",
+                manifest.version, manifest.sequence
+            ),
+        };
+        let wanted = match decision {
+            Decision::UpToDate => {
+                return Ok(report(
+                    Outcome::UpToDate,
+                    "is in force; nothing newer is offered",
+                ));
+            }
+            Decision::Wait => {
+                return Ok(report(
+                    Outcome::Waiting,
+                    "is being rolled out and not yet for this station",
+                ));
+            }
+            Decision::Refuse(why) => {
+                let named = format!(
+                    "{} (sequence {}) is refused: {why}",
+                    manifest.version, manifest.sequence
+                );
+                return Ok(refused(why.as_str(), Some(&manifest), named));
+            }
+            Decision::Accept if ask.verb == Verb::Check => {
+                return Ok(report(Outcome::Available, "is available"));
+            }
+            Decision::Accept => ask.verb,
+        };
+        let on_trial = self
+            .layout
+            .trial()
+            .filter(|t| current != Some(t.sequence) || self.is_trial());
+        if let Some(trial) = on_trial {
+            return Err(UpdateError::OnTrial(trial.sequence));
+        }
+        let offer = Offer {
+            manifest: manifest.clone(),
+            raw,
+            signature,
+        };
+        let spare = self.config.reserve_bytes();
+        install::install(
+            &self.layout,
+            &self.keys,
+            &offer,
+            &source,
+            &tls,
+            &self.limits,
+            spare,
+        )?;
+        if wanted == Verb::Fetch {
+            return Ok(report(Outcome::Fetched, "is here"));
+        }
+        let program = self.layout.program(manifest.sequence);
+        install::self_check(&program, self.config_path, &manifest)?;
+        self.layout.try_out(&Trial {
+            sequence: manifest.sequence,
+            version: manifest.version.to_string(),
+            tries_left: TRIES,
+            boot: String::new(),
+        })?;
+        Ok(report(Outcome::Trial, "begins its trial"))
+    }
+
+    fn roll_back(&self) -> Result<Report, UpdateError> {
+        let why = "taken back by hand";
+        match self
+            .layout
+            .trial()
+            .filter(|t| self.layout.linked("current") != Some(t.sequence))
+        {
+            Some(trial) => {
+                self.layout.reject(Rejection {
+                    sequence: trial.sequence,
+                    version: trial.version,
+                    why: why.into(),
+                    noted: false,
+                })?;
+                self.layout.end_trial()?;
+            }
+            None if self.in_force().0.is_none() => return Err(UpdateError::NothingBefore),
+            None => {
+                self.layout.roll_back(why)?;
+            }
+        }
+        let (sequence, _) = launcher::committed(&self.layout, &self.keys, &self.factory());
+        let version = match sequence {
+            Some(sequence) => self.layout.version_text(sequence),
+            None => self.factory().to_string(),
+        };
+        let named = sequence.map_or("the factory binary".into(), |s| format!("sequence {s}"));
+        Ok(Report {
+            outcome: Outcome::RolledBack,
+            sequence,
+            text: format!("back to {version} ({named})"),
+            version: Some(version),
+            reason: None,
+        })
+    }
+
+    /// What is here. A version that was launched is not hashed again for this.
+    pub fn here(&self, trusted_now: Option<TimestampMs>) -> Here {
+        let (sequence, version) = self.in_force();
+        let damaged = match self.launched {
+            Some(launched) => launched.passed_over.clone(),
+            None => launcher::committed(&self.layout, &self.keys, &self.factory()).1,
+        };
+        let enabled = self.config.update.enabled;
+        let frozen_ms = self.layout.floors(&self.keys).frozen_ms(trusted_now);
+        Here {
+            enabled,
+            factory_version: self.factory().to_string(),
+            sequence,
+            version: version.to_string(),
+            previous: self.layout.linked("previous"),
+            trial: self
+                .layout
+                .trial()
+                .filter(|t| self.layout.linked("current") != Some(t.sequence)),
+            rejected: self.layout.rejected(),
+            held: self.layout.versions(),
+            frozen_days: frozen_ms.filter(|_| enabled).map(|ms| ms / 86_400_000),
+            damaged,
+        }
+    }
+
+    fn is_trial(&self) -> bool {
+        self.launched.is_some_and(|l| l.trial)
+    }
+
+    fn factory(&self) -> Version {
+        (self.launched).map_or_else(launcher::own_version, |l| l.factory_version.clone())
+    }
+
+    /// Sequence and version that run, or that a launch would start.
+    fn in_force(&self) -> (Option<u64>, Version) {
+        if let Some(launched) = self.launched {
+            return (launched.sequence, launcher::own_version());
+        }
+        let (sequence, _) = launcher::committed(&self.layout, &self.keys, &self.factory());
+        let held = sequence.and_then(|s| self.layout.held(s, &self.keys).ok());
+        let version = held.map_or_else(|| self.factory(), |h| h.manifest.version);
+        (sequence, version)
+    }
+
+    fn schema(&self) -> Result<i64, UpdateError> {
+        let db = &self.config.store.path;
+        match db.exists() {
+            true => Ok(Reader::open(db)?.schema()?),
+            false => Ok(SCHEMA_VERSION),
+        }
+    }
+}
+
+fn refused(reason: &str, m: Option<&manifest::Manifest>, text: String) -> Report {
+    Report {
+        outcome: Outcome::Refused,
+        sequence: m.map(|m| m.sequence),
+        version: m.map(|m| m.version.to_string()),
+        reason: Some(reason.into()),
+        text,
+    }
+}
