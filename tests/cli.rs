@@ -435,3 +435,31 @@ fn a_filter_that_finds_nothing_does_not_say_that_nothing_was_refused() {
     let shown = text(&station, &["quarantine", "--reason", "bad_luck"]);
     assert!(shown.contains("asked for here"), "{shown}");
 }
+
+#[test]
+fn simulate_says_that_the_broker_drops_what_it_publishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let acl = dir.path().join("acl");
+    std::fs::write(&acl, "topic read #\n").unwrap();
+    let rules = format!("user root\nacl_file {}", acl.display());
+    let broker = Broker::start(dir.path(), &rules);
+    let simulate = |broker: &Broker| {
+        let words = ["simulate", "--days", "0.01", "--broker", &broker.url()];
+        let out = std::process::Command::new(crate::support::NIGHTWATT)
+            .args(words)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        (out.status.code(), said)
+    };
+    let (code, said) = simulate(&broker);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("solar/t01/telemetry") && said.contains("acl_file"),
+        "{said}"
+    );
+    let open = Broker::start(dir.path(), "");
+    let (code, said) = simulate(&open);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("15 messages in"), "{said}");
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::broker_url::BrokerUrl;
-use super::feed::{Feed, FeedError, FeedOptions};
+use super::feed::{Feed, FeedError, FeedOptions, publish_first};
 use crate::reading::TimestampMs;
 
 /// The broker to publish to, as the command line says it.
@@ -149,7 +149,10 @@ pub async fn play<E: From<PlayError>>(
 ) -> Result<Played, E> {
     let mut shutdown = pin!(shutdown);
     let mut output = match sink {
-        Sink::Broker(options) => Output::Feed(Feed::connect(options).await.map_err(from_feed)?),
+        Sink::Broker(options) => {
+            let feed = Feed::connect(options.clone()).await.map_err(from_feed)?;
+            Output::Feed(feed, Some(options), 0)
+        }
         Sink::Lines(out) => Output::Lines(out, 0),
     };
     let began = Instant::now();
@@ -173,7 +176,7 @@ pub async fn play<E: From<PlayError>>(
     }
     output.flush()?;
     let messages = match output {
-        Output::Feed(feed) => feed.finish().await.map_err(from_feed)?,
+        Output::Feed(feed, _, first) => first + feed.finish().await.map_err(from_feed)?,
         Output::Lines(_, count) => count,
     };
     Ok(Played {
@@ -187,7 +190,8 @@ fn from_feed<E: From<PlayError>>(error: FeedError) -> E {
 }
 
 enum Output<'a> {
-    Feed(Feed),
+    /// With what the first message takes, and whether that one has gone by itself.
+    Feed(Feed, Option<FeedOptions>, u64),
     Lines(&'a mut dyn Write, u64),
 }
 
@@ -195,7 +199,7 @@ impl Output<'_> {
     /// So that a reader has every line before a wait.
     fn flush(&mut self) -> Result<(), PlayError> {
         match self {
-            Output::Feed(_) => Ok(()),
+            Output::Feed(..) => Ok(()),
             Output::Lines(out, count) => match out.flush() {
                 Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(PlayError::Write {
                     number: *count,
@@ -209,7 +213,14 @@ impl Output<'_> {
     /// False where nobody reads any more.
     async fn send(&mut self, message: Timed) -> Result<bool, PlayError> {
         match self {
-            Output::Feed(feed) => {
+            Output::Feed(feed, options, first) => {
+                if let Some(options) = options.take() {
+                    let payload = message.payload.as_bytes();
+                    if publish_first(&options, &message.topic, payload).await? {
+                        *first = 1;
+                        return Ok(true);
+                    }
+                }
                 feed.publish(&message.topic, message.payload.into_bytes())
                     .await?;
                 Ok(true)
