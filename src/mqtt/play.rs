@@ -151,7 +151,11 @@ pub async fn play<E: From<PlayError>>(
     let mut output = match sink {
         Sink::Broker(options) => {
             let feed = Feed::connect(options.clone()).await.map_err(from_feed)?;
-            Output::Feed(feed, Some(options), 0)
+            Output::Feed(Box::new(Feeding {
+                feed,
+                probe: Some(options),
+                first: 0,
+            }))
         }
         Sink::Lines(out) => Output::Lines(out, 0),
     };
@@ -176,7 +180,7 @@ pub async fn play<E: From<PlayError>>(
     }
     output.flush()?;
     let messages = match output {
-        Output::Feed(feed, _, first) => first + feed.finish().await.map_err(from_feed)?,
+        Output::Feed(f) => f.first + f.feed.finish().await.map_err(from_feed)?,
         Output::Lines(_, count) => count,
     };
     Ok(Played {
@@ -189,9 +193,16 @@ fn from_feed<E: From<PlayError>>(error: FeedError) -> E {
     PlayError::from(error).into()
 }
 
+struct Feeding {
+    feed: Feed,
+    /// The first message goes by itself where this is still there.
+    probe: Option<FeedOptions>,
+    /// Messages that went so and arrived.
+    first: u64,
+}
+
 enum Output<'a> {
-    /// With what the first message takes, and whether that one has gone by itself.
-    Feed(Feed, Option<FeedOptions>, u64),
+    Feed(Box<Feeding>),
     Lines(&'a mut dyn Write, u64),
 }
 
@@ -213,15 +224,16 @@ impl Output<'_> {
     /// False where nobody reads any more.
     async fn send(&mut self, message: Timed) -> Result<bool, PlayError> {
         match self {
-            Output::Feed(feed, options, first) => {
-                if let Some(options) = options.take() {
+            Output::Feed(f) => {
+                if let Some(options) = f.probe.take() {
                     let payload = message.payload.as_bytes();
                     if publish_first(&options, &message.topic, payload).await? {
-                        *first = 1;
+                        f.first = 1;
                         return Ok(true);
                     }
                 }
-                feed.publish(&message.topic, message.payload.into_bytes())
+                f.feed
+                    .publish(&message.topic, message.payload.into_bytes())
                     .await?;
                 Ok(true)
             }
