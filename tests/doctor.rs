@@ -101,7 +101,7 @@ fn subscriptions_without_acknowledgement_and_a_wrong_configuration_are_problems(
     assert_eq!(grade(&findings, "subscriptions"), "problem", "{findings}");
     let station = Station::new(&broker.url(), "keep_alive = 3");
     let (exit, findings) = doctor(&station);
-    assert_eq!((exit, grade(&findings, "configuration")), (1, "problem"));
+    assert_eq!((exit, grade(&findings, "configuration")), (2, "problem"));
 }
 
 #[test]
