@@ -41,6 +41,7 @@ pub mod sun;
 pub mod tidy;
 pub mod trainer;
 pub mod update;
+pub mod words;
 
 #[cfg(test)]
 mod testing;

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::run::credentials;
-use super::{Exit, Failure, JsonArg, Outcome, block_on, train::Nobody};
+use super::{Exit, Failure, JsonArg, Outcome, alone::Alone, block_on};
 use crate::alerts::Notice;
 use crate::alerts::deliver::Channel;
 use crate::clock::{Clock, SystemClock};
@@ -13,7 +13,8 @@ use crate::errors::{ErrorReport, MOST_REPORTS, chain};
 use crate::http::client::{self, ClientError};
 use crate::mqtt::link::{LinkError, LinkEvent, LinkOptions};
 use crate::status::{clip, printable, wrap};
-use crate::store::{AlertRow, Reader, StoreLock, Writer};
+use crate::store::{AlertRow, Reader};
+use crate::words::count;
 
 #[derive(Args)]
 pub(super) struct AlertsArgs {
@@ -89,13 +90,9 @@ fn acknowledge(config: &Config, which: Which, as_json: bool) -> Outcome {
         match client::request(&config.http.socket, Method::POST, &path, String::new()).await {
             Ok(answer) => Ok(answer["acknowledged"].as_u64().unwrap_or(0) as usize),
             Err(ClientError::NotRunning { .. }) => {
-                // Only to note it: no file is made where there is none.
-                Reader::open(&config.store.path)?;
-                let _lock = StoreLock::acquire(&config.store.path)?;
-                let store =
-                    Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
-                let known = store.acknowledge_alerts(id, SystemClock.now()).await;
-                store.stop().await;
+                let alone = Alone::open(config).await?;
+                let known = alone.store.acknowledge_alerts(id, SystemClock.now()).await;
+                alone.close().await?;
                 Ok(known?)
             }
             Err(error) => Err(error.into()),
@@ -104,7 +101,7 @@ fn acknowledge(config: &Config, which: Which, as_json: bool) -> Outcome {
     if as_json {
         println!("{}", serde_json::json!({ "acknowledged": known }));
     } else {
-        println!("{known} alerts acknowledged");
+        println!("{} acknowledged", count(known, "alert"));
     }
     Ok(Exit::Done)
 }

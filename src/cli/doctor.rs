@@ -22,11 +22,11 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LISTEN: Duration = Duration::from_secs(5);
 
 pub(super) fn doctor(path: Option<&Path>, json: bool) -> Outcome {
-    let findings = match load(path) {
-        Ok(config) => doctor::examine(&gather(config)?),
+    let (findings, valid) = match load(path) {
+        Ok(config) => (doctor::examine(&gather(config, true)?), true),
         Err(Failure(_, why)) => {
-            let advice = "correct it; config/nightwatt.toml is the complete reference";
-            vec![doctor::problem("configuration", why, advice)]
+            let env = gather(Config::places(path), false)?;
+            (doctor::examine_places(&env, &why), false)
         }
     };
     if json {
@@ -35,10 +35,15 @@ pub(super) fn doctor(path: Option<&Path>, json: bool) -> Outcome {
         print!("{}", doctor::render(&findings));
     }
     let sick = findings.iter().any(|f| f.grade == Grade::Problem);
-    Ok(if sick { Exit::Failed } else { Exit::Done })
+    Ok(match (valid, sick) {
+        (false, _) => Exit::Usage,
+        (true, true) => Exit::Failed,
+        (true, false) => Exit::Done,
+    })
 }
 
-fn gather(config: Config) -> Result<Env, Failure> {
+/// The broker is asked only where the configuration says which.
+fn gather(config: Config, ask: bool) -> Result<Env, Failure> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let db = config.store.path.clone();
     let folder = match db.parent() {
@@ -50,7 +55,10 @@ fn gather(config: Config) -> Result<Env, Failure> {
         let socket = &config.http.socket;
         let request = client::request(socket, Method::GET, "/api/status", String::new());
         let answered = tokio::time::timeout(ANSWER, request).await;
-        let broker = ask_broker(&config, credentials.as_deref()).await;
+        let broker = match ask {
+            true => ask_broker(&config, credentials.as_deref()).await,
+            false => Broker::Unasked,
+        };
         Ok((broker, matches!(answered, Ok(Ok(_)))))
     })?;
     let mqtt = &config.mqtt;

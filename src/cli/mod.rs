@@ -1,15 +1,21 @@
 //! The command line: argument structs, the commands other than the daemon itself, and exit codes.
 
 mod alerts;
+mod alone;
+mod ask;
 mod doctor;
+mod forecast;
 mod home_assistant;
+mod lists;
 mod models;
 mod quarantine;
+mod report;
 mod run;
 mod runs;
 mod show;
 mod snapshot;
 pub(crate) mod tables;
+mod tail;
 mod topics;
 mod train;
 mod update;
@@ -94,8 +100,20 @@ enum Verb {
     Runs(RunsArgs),
     /// The models, and which one is live
     Models(ModelsArgs),
-    /// The newest forecast of each device
-    Forecast(ForecastArgs),
+    /// The newest forecasts, the curve they make, and what became of earlier ones
+    Forecast(forecast::ForecastArgs),
+    /// Every device with its newest reading
+    Devices(JsonArg),
+    /// A device's readings in equal steps
+    Readings(lists::ReadingsArgs),
+    /// How the forecasts did, day by day
+    Accuracy(lists::AccuracyArgs),
+    /// What happened
+    Events(lists::EventsArgs),
+    /// What the station did in the last days: energy, accuracy, nights, models, faults, disk
+    Report(report::ReportArgs),
+    /// Readings as they are stored, until Ctrl-C
+    Tail(tail::TailArgs),
     /// Replace this program by a newer version, or take that back
     Update(update::UpdateArgs),
     /// Copy the store, verified, while it runs
@@ -141,9 +159,18 @@ struct TrainArgs {
     /// However few days are new
     #[arg(long)]
     force: bool,
+    /// Only from the newest so many days
+    #[arg(long, value_name = "N")]
+    days: Option<u32>,
+    /// Only from this device: a trial, whose model never goes live
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Only say what would be learned from, and whether it would be
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["days", "device", "mode", "background"])]
     dry_run: bool,
+    /// Do not wait for the end; takes a daemon
+    #[arg(long)]
+    background: bool,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -211,14 +238,6 @@ enum ModelsVerb {
     },
 }
 
-#[derive(Args)]
-struct ForecastArgs {
-    /// Only this device
-    device: Option<String>,
-    #[command(flatten)]
-    json: JsonArg,
-}
-
 /// Why a command failed, and with which status.
 struct Failure(Exit, String);
 
@@ -277,7 +296,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::CheckConfig => run::check_config(cli.config.as_deref(), &config()?),
         Verb::Topics(args) => topics::topics(&config()?, args),
         Verb::Status(args) => show::show_status(&places()?, args.json),
-        Verb::Train(args) => train::train(config()?, args),
+        Verb::Train(args) => train::train(config()?, &args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args.json),
         Verb::Alerts(args) => alerts::alerts(args, places, config),
         Verb::Errors(args) => alerts::errors(&places()?, args.json),
@@ -285,7 +304,13 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Quarantine(args) => quarantine::quarantine(&places()?, args),
         Verb::Runs(args) => runs::runs(&places()?, args),
         Verb::Models(args) => models::models(&places()?, args),
-        Verb::Forecast(args) => show::forecast(&places()?, args),
+        Verb::Forecast(args) => forecast::forecast(&places()?, &args),
+        Verb::Devices(json) => lists::devices(&places()?, &json),
+        Verb::Readings(args) => lists::readings(&places()?, &args),
+        Verb::Accuracy(args) => lists::accuracy(&places()?, &args),
+        Verb::Events(args) => lists::events(&places()?, &args),
+        Verb::Report(args) => report::report(&places()?, &args),
+        Verb::Tail(args) => tail::tail(&places()?, &args),
         Verb::Update(args) => update::update(&config()?, cli.config.as_deref(), args),
         Verb::Launch(args) => update::launch(cli.config, args.log),
         Verb::SelfCheck => update::self_check(cli.config.as_deref()),
@@ -339,7 +364,8 @@ fn dispatch(cli: Cli) -> Outcome {
 }
 
 fn played(played: Played) -> Exit {
-    eprintln!("{} messages in {:.1} s", played.messages, played.elapsed_s);
+    let messages = crate::words::count(played.messages, "message");
+    eprintln!("{messages} in {:.1} s", played.elapsed_s);
     Exit::Done
 }
 

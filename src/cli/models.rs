@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde::Serialize;
 
-use super::train::open_alone;
+use super::alone::Alone;
 use super::{Exit, Failure, ModelsArgs, ModelsVerb, Outcome, block_on, tables};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -70,16 +70,14 @@ fn bring(config: &Config, version: Option<i64>, json: bool) -> Outcome {
             // The sentence is the daemon's; which path refused it says nothing to a person.
             Err(ClientError::Refused { detail, .. }) => Err(Failure(Exit::Failed, detail)),
             Err(ClientError::NotRunning { .. }) => {
-                // Not created where it is missing: there is nothing to move in a new one.
-                Reader::open(&config.store.path)?;
-                let (_lock, store) = open_alone(config)?;
+                let alone = Alone::open(config).await?;
                 let service = Service {
                     config,
-                    store: &store,
+                    store: &alone.store,
                     clock: &SystemClock,
                 };
                 let outcome = service.bring(version).await;
-                store.stop().await;
+                alone.close().await?;
                 Ok(Some(outcome?))
             }
             Err(error) => Err(error.into()),

@@ -3,11 +3,12 @@
 use clap::{Args, Subcommand};
 use hyper::Method;
 
-use super::{Exit, Failure, JsonArg, Outcome, block_on, train::Nobody};
+use super::{Exit, Failure, JsonArg, Outcome, alone::Alone, block_on};
 use crate::config::Config;
 use crate::http::client::{self, ClientError};
 use crate::status::{clip, printable};
-use crate::store::{OTHER_TOPICS, QuarantineRow, Reader, StoreLock, TopicRejects, Writer};
+use crate::store::{OTHER_TOPICS, QuarantineRow, Reader, TopicRejects};
+use crate::words::count;
 
 #[derive(Args)]
 pub(super) struct QuarantineArgs {
@@ -65,7 +66,8 @@ pub(super) fn quarantine(config: &Config, args: QuarantineArgs) -> Outcome {
                 let all = serde_json::json!({ "counts": counts, "messages": messages });
                 println!("{}", serde_json::to_string_pretty(&all)?);
             } else {
-                print!("{}", list(&rows, &counts));
+                let filtered = args.reason.is_some() || args.topic.is_some();
+                print!("{}", list(&rows, &counts, filtered));
             }
         }
     }
@@ -80,13 +82,9 @@ fn clear(config: &Config, as_json: bool) -> Outcome {
         match client::request(socket, Method::POST, path, String::new()).await {
             Ok(answer) => Ok(answer["cleared"].as_u64().unwrap_or(0) as usize),
             Err(ClientError::NotRunning { .. }) => {
-                // Only to empty it: no file is made where there is none.
-                Reader::open(&config.store.path)?;
-                let _lock = StoreLock::acquire(&config.store.path)?;
-                let store =
-                    Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
-                let cleared = store.clear_quarantine().await;
-                store.stop().await;
+                let alone = Alone::open(config).await?;
+                let cleared = alone.store.clear_quarantine().await;
+                alone.close().await?;
                 Ok(cleared?)
             }
             Err(error) => Err(error.into()),
@@ -95,7 +93,7 @@ fn clear(config: &Config, as_json: bool) -> Outcome {
     if as_json {
         println!("{}", serde_json::json!({ "cleared": cleared }));
     } else {
-        println!("{cleared} messages forgotten");
+        println!("{} forgotten", count(cleared, "message"));
     }
     Ok(Exit::Done)
 }
@@ -115,9 +113,15 @@ fn json(row: &QuarantineRow) -> serde_json::Value {
     object
 }
 
-fn list(rows: &[QuarantineRow], counts: &[TopicRejects]) -> String {
+fn list(rows: &[QuarantineRow], counts: &[TopicRejects], filtered: bool) -> String {
     if rows.is_empty() && counts.is_empty() {
-        return "nothing was refused\n".into();
+        return match filtered {
+            true => {
+                "nothing was refused that is asked for here; `nightwatt quarantine` lists all\n"
+            }
+            false => "nothing was refused\n",
+        }
+        .into();
     }
     let mut out = format!("{:>9}  {:<21} {}\n", "refused", "reason", "topic");
     for c in counts.iter().take(20) {
@@ -200,7 +204,7 @@ mod tests {
             assert!(shown.contains("000000  "), "{shown}");
             assert!(!shown.contains('\u{1b}'), "{shown:?}");
         }
-        let shown = list(&[row(b"\x1b]0;title\x07")], &[]);
+        let shown = list(&[row(b"\x1b]0;title\x07")], &[], false);
         assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'));
         assert_eq!(
             hexdump(b"0123456789abcdef\n")
@@ -222,7 +226,7 @@ mod tests {
         };
         let mut long = row(&[b'x'; 1024]);
         long.reason = "new_devices_too_fast".into();
-        let shown = list(&[long], &[counts]);
+        let shown = list(&[long], &[counts], false);
         assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
     }
 }

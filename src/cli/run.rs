@@ -15,6 +15,7 @@ use crate::daemon::updates::Launch;
 use crate::errors::chain;
 use crate::logging::{self, Format};
 use crate::shutdown::{Hangup, Shutdown};
+use crate::sun::Site;
 use crate::update::launcher;
 
 pub(super) fn run(path: Option<PathBuf>, log: Format) -> Outcome {
@@ -89,6 +90,16 @@ fn tell(word: Word<'_>) {
     }
 }
 
+/// `40.45 N, 3.73 W`.
+fn place(site: Site) -> String {
+    let half = |degrees: f64, [positive, negative]: [char; 2]| {
+        let letter = if degrees < 0.0 { negative } else { positive };
+        format!("{} {letter}", degrees.abs())
+    };
+    let latitude = half(site.latitude_deg, ['N', 'S']);
+    format!("{latitude}, {}", half(site.longitude_deg, ['E', 'W']))
+}
+
 pub(super) fn check_config(path: Option<&Path>, config: &Config) -> Outcome {
     reload::check(config, credentials().as_deref()).map_err(|e| Failure(Exit::Usage, chain(&e)))?;
     println!("configuration is valid");
@@ -105,7 +116,7 @@ pub(super) fn check_config(path: Option<&Path>, config: &Config) -> Outcome {
     println!("  store     {}", config.store.path.display());
     println!("  socket    {}", config.http.socket.display());
     match config.site.site() {
-        Some(s) => println!("  site      {} N, {} E", s.latitude_deg, s.longitude_deg),
+        Some(s) => println!("  site      {}", place(s)),
         None => println!("  site      not given: no features of the sun's position"),
     }
     let training = &config.training;
@@ -121,4 +132,21 @@ pub(super) fn check_config(path: Option<&Path>, config: &Config) -> Outcome {
         horizons.join(", ")
     );
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn west_and_south_have_their_letters() {
+        let at = |latitude_deg, longitude_deg| {
+            place(Site {
+                latitude_deg,
+                longitude_deg,
+            })
+        };
+        assert_eq!(at(40.45, -3.73), "40.45 N, 3.73 W");
+        assert_eq!(at(-7.77, 110.38), "7.77 S, 110.38 E");
+    }
 }

@@ -1,15 +1,13 @@
 //! `runs`: the run log with how it went over 30 days, one run in full, and deleting one.
 
-use std::time::Duration;
-
 use hyper::Method;
 
-use super::train::Nobody;
+use super::alone::Alone;
 use super::{Exit, Failure, Outcome, RunsArgs, RunsVerb, block_on, tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::http::client::{self, ClientError};
-use crate::store::{Deletion, Reader, StoreLock, Writer};
+use crate::store::{Deletion, Reader};
 
 const SUMMARY_DAYS: i64 = 30;
 const DAY_MS: i64 = 86_400_000;
@@ -59,11 +57,9 @@ fn delete(config: &Config, run_id: i64) -> Outcome {
             Ok(_) => Deletion::Done,
             Err(ClientError::Refused { detail, .. }) => return Err(Failure(Exit::Failed, detail)),
             Err(ClientError::NotRunning { .. }) => {
-                let _lock = StoreLock::acquire(&config.store.path)?;
-                let store = Writer::start(&config.store.path, Duration::ZERO, 1, Nobody)?;
-                store.close_interrupted_runs(SystemClock.now()).await?;
-                let deletion = store.delete_run(run_id).await;
-                store.stop().await;
+                let alone = Alone::open(config).await?;
+                let deletion = alone.store.delete_run(run_id).await;
+                alone.close().await?;
                 deletion?
             }
             Err(error) => return Err(error.into()),

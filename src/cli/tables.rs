@@ -10,6 +10,7 @@ use crate::reading::TimestampMs;
 use crate::status::clip;
 use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow, RunSummary};
 use crate::trainer::{Contents, Preview, Report};
+use crate::words::count;
 
 /// The scores of a night: every forecaster on the same held-back days.
 fn night(report: &NightReport) -> String {
@@ -19,8 +20,10 @@ fn night(report: &NightReport) -> String {
     }
     let _ = writeln!(
         out,
-        "{} min ahead, {} days held back, {} rows learnt from",
-        report.horizon_min, report.days_held_back, report.rows_train
+        "{} min ahead, {} held back, {} learnt from",
+        report.horizon_min,
+        count(report.days_held_back, "day"),
+        count(report.rows_train, "row")
     );
     let _ = writeln!(
         out,
@@ -67,6 +70,16 @@ pub(crate) fn report(nights: &[NightReport]) -> String {
     nights.collect::<Vec<_>>().join("\n")
 }
 
+/// Every line cut at 80 columns.
+pub(crate) fn fit(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        out += clip(line, 80).trim_end();
+        out.push('\n');
+    }
+    out
+}
+
 /// The run log.
 pub(crate) fn runs(runs: &[RunRow]) -> String {
     if runs.is_empty() {
@@ -101,14 +114,14 @@ pub(crate) fn runs(runs: &[RunRow]) -> String {
 pub(crate) fn run_summary(kind: &str, days: i64, s: &RunSummary) -> String {
     let Some(success) = s.success() else {
         return format!(
-            "{days} days: {} {kind} runs skipped, none other\n",
-            s.skipped
+            "{days} days: {} skipped, none other\n",
+            count(s.skipped, &format!("{kind} run"))
         );
     };
     let mut out = format!(
-        "{days} days: {:.0} % of {} {kind} runs succeeded ({} promoted, {} kept), {} skipped",
+        "{days} days: {:.0} % of {} succeeded ({} promoted, {} kept), {} skipped",
         success * 100.0,
-        s.promoted + s.kept + s.failed,
+        count(s.promoted + s.kept + s.failed, &format!("{kind} run")),
         s.promoted,
         s.kept,
         s.skipped
@@ -170,11 +183,11 @@ pub(crate) fn preview(p: &Preview) -> String {
         "would not train"
     };
     format!(
-        "{verdict}: {}\n{} readings of {} days to learn from, {} days new\n{}",
+        "{verdict}: {}\n{} of {} to learn from, {} new\n{}",
         p.reason,
-        p.rows,
-        p.days,
-        p.new.days,
+        count(p.rows, "reading"),
+        count(p.days, "day"),
+        count(p.new.days, "day"),
         faults(&p.quality)
     )
 }
@@ -183,15 +196,19 @@ pub(crate) fn preview(p: &Preview) -> String {
 fn faults(q: &Quality) -> String {
     const SHOWN: usize = 8;
     let mut out = format!(
-        "new readings: {} of {} devices, {} with faults\n",
+        "new readings: {} of {}, {} with faults\n",
         q.rows,
-        q.devices,
+        count(q.devices, "device"),
         q.faults.len()
     );
     for (device, f) in q.faults.iter().take(SHOWN) {
         let mut words = Vec::new();
         if f.gaps > 0 {
-            words.push(format!("{} gaps (up to {} min)", f.gaps, f.longest_gap_min));
+            words.push(format!(
+                "{} (up to {} min)",
+                count(f.gaps, "gap"),
+                f.longest_gap_min
+            ));
         }
         for (field, n) in &f.stuck {
             words.push(format!("{} stuck {n}x", field.name()));
@@ -203,7 +220,11 @@ fn faults(q: &Quality) -> String {
         let _ = writeln!(out, "  {:<12} {words}", clip(device, 12));
     }
     if q.faults.len() > SHOWN {
-        let _ = writeln!(out, "  and {} more devices", q.faults.len() - SHOWN);
+        let _ = writeln!(
+            out,
+            "  and {} more",
+            count(q.faults.len() - SHOWN, "device")
+        );
     }
     out
 }
@@ -305,6 +326,6 @@ pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
     out
 }
 
-fn minute(ts: TimestampMs) -> String {
+pub(crate) fn minute(ts: TimestampMs) -> String {
     ts.to_utc().format("%Y-%m-%d %H:%M").to_string()
 }

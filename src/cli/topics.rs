@@ -15,6 +15,7 @@ use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender,
 use crate::mqtt::payload::guess::{self, Guesses, Pattern, Seen};
 use crate::mqtt::payload::valid_filter;
 use crate::shutdown::Shutdown;
+use crate::words::count;
 
 /// Topics beyond these are counted and not looked at.
 const MAX_TOPICS: usize = 5000;
@@ -156,7 +157,8 @@ fn shown(payload: &[u8]) -> String {
 fn screen(messages: u64, topics: usize, guesses: &Guesses) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{messages} messages on {topics} topics");
+    let (m, t) = (count(messages, "message"), count(topics, "topic"));
+    let _ = writeln!(out, "{m} on {t}");
     for p in &guesses.patterns {
         let _ = writeln!(
             out,

@@ -1,69 +1,115 @@
-//! `train`: asks the daemon to learn; where none runs, learns here.
+//! `train`: has the daemon learn; where none runs, learns here.
 
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
+use serde_json::Value;
 
+use super::alone::Alone;
+use super::ask::path;
 use super::{Exit, Failure, Outcome, TrainArgs, block_on, tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::http::client::{self, ClientError};
-use crate::reading::Reading;
+use crate::reading::{DeviceId, TimestampMs};
 use crate::shutdown::Shutdown;
-use crate::store::{AckToken, Committed, RunOutcome, Store, StoreError, StoreLock, Writer};
-use crate::trainer::{self, Asked, RunEnd, Trigger};
+use crate::status::span;
+use crate::store::{Reader, RunOutcome, RunRow};
+use crate::trainer::{self, Asked, Report, Trigger};
 
-/// Asks the daemon to learn; where none runs, learns here.
-pub(super) fn train(config: Config, args: TrainArgs) -> Outcome {
+/// A run that takes longer than this is waited for in vain.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+const REDRAW: Duration = Duration::from_millis(500);
+const BAR: usize = 30;
+
+/// Has the daemon learn; where none runs, learns here.
+pub(super) fn train(config: Config, args: &TrainArgs) -> Outcome {
     let json = args.json.json;
     if args.dry_run {
         return show_preview(&config, args.force, json);
     }
-    let asked = Asked {
-        mode: args.mode,
-        force: args.force,
-        ..Asked::default()
-    };
-    let end = block_on(async {
-        let socket = &config.http.socket;
-        let mode = asked
-            .mode
-            .map_or(String::new(), |mode| format!("&mode={mode}"));
-        let path = format!(
-            "/api/ml/retrain?background=true&force={}{mode}",
-            asked.force
+    let said = |flag: bool| flag.then(|| "true".to_owned());
+    let asked = [
+        ("mode", args.mode.map(|mode| mode.to_string())),
+        ("force", said(args.force)),
+        ("days", args.days.map(|days| days.to_string())),
+        ("device", args.device.clone()),
+        ("background", said(args.background)),
+    ];
+    let path = path(&["api", "ml", "retrain"], &asked);
+    let answer = block_on(async {
+        let stop = Shutdown::on_signals()?;
+        let ask = client::request_within(
+            LIMIT,
+            &config.http.socket,
+            Method::POST,
+            &path,
+            String::new(),
         );
-        match client::request(socket, Method::POST, &path, String::new()).await {
-            Ok(_) => Ok(None),
-            Err(ClientError::NotRunning { .. }) => Ok(Some(train_here(config, asked).await?)),
+        let answer = tokio::select! {
+            answer = ask => answer,
+            () = draw(&config), if !args.background => return Ok(None),
+            () = stop.begun() => {
+                let text = "no longer waited for; the daemon goes on, and `nightwatt runs` shows the outcome";
+                return Err(Failure(Exit::Failed, text.into()));
+            }
+        };
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(ClientError::NotRunning { .. }) => Ok(None),
+            Err(ClientError::Refused { detail, .. }) => Err(Failure(Exit::Failed, detail)),
             Err(error) => Err(error.into()),
         }
-    })?;
-    let Some(end) = end else {
-        if json {
-            println!("{}", serde_json::json!({ "queued": true }));
-        } else {
-            println!("the daemon learns now; `nightwatt runs` shows the outcome");
+    });
+    clear();
+    match answer? {
+        Some(answer) if args.background => print_begun(&answer, json),
+        Some(answer) => print_end(&serde_json::from_value(answer)?, json),
+        None if args.background => {
+            let text = "no daemon runs; without --background the run takes place here";
+            Err(Failure(Exit::NoDaemon, text.into()))
         }
-        return Ok(Exit::Done);
-    };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&end.report)?);
-    } else {
-        println!(
-            "run {} {}: {}",
-            end.run_id,
-            end.outcome.as_str(),
-            end.reason
-        );
-        if let Some(report) = &end.report {
-            print!("{}", tables::report(&report.horizons));
+        None => {
+            let run = block_on(train_here(config, args));
+            clear();
+            print_end(&run?, json)
         }
     }
-    Ok(if end.outcome == RunOutcome::Failed {
-        Exit::Failed
+}
+
+/// The run that the daemon has begun, or will.
+fn print_begun(answer: &Value, json: bool) -> Outcome {
+    if json {
+        println!("{}", serde_json::to_string_pretty(answer)?);
+        return Ok(Exit::Done);
+    }
+    let end = answer["estimated_completion"].as_str();
+    match (answer["run_id"].as_i64(), end) {
+        (Some(id), Some(end)) => println!("run {id} has begun and usually ends by {end}"),
+        (Some(id), None) => println!("run {id} has begun; `nightwatt runs show {id}` follows it"),
+        (None, _) => println!("queued: it begins when the present run ends"),
+    }
+    Ok(Exit::Done)
+}
+
+/// The run as it ended.
+fn print_end(run: &RunRow, json: bool) -> Outcome {
+    if json {
+        println!("{}", serde_json::to_string_pretty(run)?);
     } else {
-        Exit::Done
+        let outcome = run.outcome.map_or("still running", RunOutcome::as_str);
+        let reason = run.reason.as_deref().unwrap_or("");
+        println!("run {} {outcome}: {reason}", run.run_id);
+        let report = run.report.clone().map(serde_json::from_value::<Report>);
+        if let Some(Ok(report)) = report {
+            print!("{}", tables::fit(&tables::report(&report.horizons)));
+        }
+    }
+    Ok(match run.outcome {
+        Some(RunOutcome::Failed) | None => Exit::Failed,
+        Some(_) => Exit::Done,
     })
 }
 
@@ -73,38 +119,119 @@ fn show_preview(config: &Config, force: bool, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::to_string_pretty(&preview)?);
     } else {
-        print!("{}", tables::preview(&preview));
+        print!("{}", tables::fit(&tables::preview(&preview)));
     }
     Ok(Exit::Done)
 }
 
-async fn train_here(config: Config, asked: Asked) -> Result<RunEnd, Failure> {
-    let (_lock, store) = open_alone(&config)?;
+async fn train_here(config: Config, args: &TrainArgs) -> Result<RunRow, Failure> {
+    let alone = Alone::open(&config).await?;
+    let ended = run_here(&config, args, &alone).await;
+    alone.close().await?;
+    let run_id = ended?;
+    let gone = || Failure(Exit::Failed, format!("run {run_id} is not in the log"));
+    Reader::open(&config.store.path)?
+        .run(run_id)?
+        .ok_or_else(gone)
+}
+
+async fn run_here(config: &Config, args: &TrainArgs, alone: &Alone) -> Result<i64, Failure> {
+    let asked = asked(config, args)?;
     let station = trainer::Station {
-        config: Arc::new(config),
-        store: store.clone(),
+        config: Arc::new(config.clone()),
+        store: alone.store.clone(),
         clock: Arc::new(SystemClock),
         program: std::env::current_exe()?,
     };
     let shutdown = Shutdown::on_signals()?;
-    // The lock is ours, so nothing is going on any more.
-    store.close_interrupted_runs(SystemClock.now()).await?;
-    let end = trainer::train(&station, Trigger::Manual(asked), |_| (), shutdown.begun()).await;
-    store.stop().await;
-    Ok(end?)
+    let run = trainer::train(&station, Trigger::Manual(asked), |_| (), shutdown.begun());
+    let mut run = std::pin::pin!(run);
+    let end = tokio::select! {
+        end = &mut run => end?,
+        () = draw(config) => run.await?,
+    };
+    Ok(end.run_id)
 }
 
-/// Opens the store for writing where no daemon does.
-pub(super) fn open_alone(config: &Config) -> Result<(StoreLock, Store), StoreError> {
-    let lock = StoreLock::acquire(&config.store.path)?;
-    let store = Writer::start(&config.store.path, std::time::Duration::ZERO, 1, Nobody)?;
-    Ok((lock, store))
+/// What is asked for, checked as the daemon checks it.
+fn asked(config: &Config, args: &TrainArgs) -> Result<Asked, Failure> {
+    let (least, most) = trainer::narrow_days(config);
+    if let Some(days) = args.days.filter(|days| !(least..=most).contains(days)) {
+        let text = format!("days = {days}: accepted are {least} … {most}");
+        return Err(Failure(Exit::Failed, text));
+    }
+    if let Some(name) = &args.device {
+        let known = Reader::open(&config.store.path)?.device_no(name)?;
+        let unknown = || format!("there is no device {name:?}; `nightwatt devices` lists them");
+        known.ok_or_else(|| Failure(Exit::Failed, unknown()))?;
+    }
+    Ok(Asked {
+        mode: args.mode,
+        force: args.force,
+        days: args.days,
+        device: args.device.as_deref().map(DeviceId::new),
+    })
 }
 
-/// Hears of commits where there is no broker to tell.
-pub(super) struct Nobody;
+/// Shows how far the run is on a terminal's standard error; never ends.
+async fn draw(config: &Config) {
+    if !std::io::stderr().is_terminal() {
+        return std::future::pending().await;
+    }
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(REDRAW).await;
+        let (elapsed_ms, usual_ms) = running(config, SystemClock.now())
+            .unwrap_or((began.elapsed().as_millis() as i64, None));
+        let _ = write!(std::io::stderr(), "\r\u{1b}[K{}", bar(elapsed_ms, usual_ms));
+    }
+}
 
-impl Committed for Nobody {
-    fn acknowledge(&mut self, _: &[AckToken]) {}
-    fn stored(&mut self, _: Vec<Reading>) {}
+/// How long the present run has taken, and how long such runs take.
+fn running(config: &Config, now: TimestampMs) -> Option<(i64, Option<i64>)> {
+    let reader = Reader::open(&config.store.path).ok()?;
+    let runs = reader.runs(None, 5).ok()?;
+    let goes_on = |r: &RunRow| r.outcome.is_none() && r.kind != "housekeeping";
+    let run = runs.into_iter().find(goes_on)?;
+    let usual_ms = reader.usual_run_ms(&run.kind, &run.mode).ok()?;
+    Some(((now.0 - run.started.0).max(0), usual_ms))
+}
+
+fn bar(elapsed_ms: i64, usual_ms: Option<i64>) -> String {
+    let elapsed = span(elapsed_ms);
+    let Some(usual_ms) = usual_ms.filter(|ms| *ms > 0) else {
+        return format!("learning, {elapsed}");
+    };
+    // Full only at the end.
+    let filled = (BAR as i64 * elapsed_ms / usual_ms).clamp(0, BAR as i64 - 1) as usize;
+    format!(
+        "learning [{}{}] {elapsed} of about {}",
+        "#".repeat(filled),
+        ".".repeat(BAR - filled),
+        span(usual_ms)
+    )
+}
+
+/// Takes the bar away.
+fn clear() {
+    if std::io::stderr().is_terminal() {
+        let _ = write!(std::io::stderr(), "\r\u{1b}[K");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_as_long_as_such_runs_take_and_never_full_before_the_end() {
+        assert_eq!(bar(3000, None), "learning, 3 s");
+        assert_eq!(
+            bar(5000, Some(10_000)),
+            format!("learning [{:.<30}] 5 s of about 10 s", "#".repeat(15))
+        );
+        let late = bar(900_000, Some(10_000));
+        assert!(late.contains("#.] 15 min of about 10 s"), "{late}");
+        assert!(late.chars().count() < 80);
+    }
 }

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::config::{Config, Protocol};
 use crate::reading::TimestampMs;
 use crate::status::wrap;
+use crate::words::count;
 
 const TIGHT_BYTES: u64 = 50_000_000;
 const LOW_BYTES: u64 = 500_000_000;
@@ -42,6 +43,8 @@ pub struct Finding {
 /// What the broker answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Broker {
+    /// Nobody asked it: where it is stands in a configuration that is not valid.
+    Unasked,
     /// No connection.
     Unreachable(String),
     /// User, password or client id is not welcome.
@@ -145,6 +148,15 @@ pub fn examine(env: &Env) -> Vec<Finding> {
     CHECKS.iter().map(|check| check(env)).collect()
 }
 
+/// Runs every check that a configuration which is not valid leaves: the places in it are known.
+pub fn examine_places(env: &Env, why: &str) -> Vec<Finding> {
+    let advice = "correct it; config/nightwatt.toml is the complete reference";
+    let mut findings = examine(env);
+    findings.retain(|f| !["configuration", "password"].contains(&f.check));
+    findings.insert(0, problem("configuration", why, advice));
+    findings
+}
+
 fn ok(check: &'static str, text: impl Into<String>) -> Finding {
     Finding {
         check,
@@ -187,6 +199,11 @@ fn broker(env: &Env) -> Finding {
     let check = "broker";
     let url = &env.config.mqtt.url;
     match &env.broker {
+        Broker::Unasked => warning(
+            check,
+            "not looked at: the configuration is not valid",
+            "correct that first",
+        ),
         Broker::Unreachable(why) => problem(
             check,
             format!("no connection to {url}: {why}"),
@@ -428,7 +445,9 @@ fn database(env: &Env) -> Finding {
     let check = "database";
     match &env.database {
         Database::Absent => ok(check, "not made yet; nightwatt run makes it"),
-        Database::Sound { devices } => ok(check, format!("readable; {devices} devices")),
+        Database::Sound { devices } => {
+            ok(check, format!("readable; {}", count(*devices, "device")))
+        }
         Database::Unreadable(why) => problem(
             check,
             why,
@@ -469,12 +488,12 @@ pub fn render(findings: &[Finding]) -> String {
             sentence(&mut out, &format!("{:24}", ""), &format!("-> {advice}"));
         }
     }
-    let count = |grade| findings.iter().filter(|f| f.grade == grade).count();
+    let of = |grade| findings.iter().filter(|f| f.grade == grade).count();
     let _ = writeln!(
         out,
-        "\n{} problems, {} warnings",
-        count(Grade::Problem),
-        count(Grade::Warning)
+        "\n{}, {}",
+        count(of(Grade::Problem), "problem"),
+        count(of(Grade::Warning), "warning")
     );
     out
 }

@@ -105,10 +105,12 @@ pub(super) fn number_of(reader: &Reader, device: &str) -> Result<i64, Problem> {
 }
 
 pub(super) async fn devices(State(station): State<App>) -> Result<Json<Value>, Problem> {
-    ask(&station, |_, reader| {
-        Ok(Json(json!({ "devices": reader.device_rows()? })))
-    })
-    .await
+    ask(&station, |_, reader| list(reader).map(Json)).await
+}
+
+/// The answer to [`devices`].
+pub(super) fn list(reader: &Reader) -> Result<Value, Problem> {
+    Ok(json!({ "devices": reader.device_rows()? }))
 }
 
 #[derive(Deserialize)]
@@ -137,27 +139,37 @@ pub(super) async fn readings(
     Path(device): Path<String>,
     Query(asked): Query<Readings>,
 ) -> Result<Json<Value>, Problem> {
-    let range = Range::new(station.now(), asked.from, asked.to, asked.step.as_deref())?;
-    ask(&station, move |_, reader| {
-        let number = number_of(reader, &device)?;
-        let span = (range.from, range.to);
-        let points = reader.series(Some(number), &Field::ALL, span, range.step_ms)?;
-        let points = points.into_iter().map(|p| Point {
-            at: p.at,
-            readings: p.readings,
-            means: p.means,
-            power_min: p.power_min,
-            power_max: p.power_max,
-        });
-        Ok(Json(json!({
-            "device": device,
-            "from": range.from,
-            "to": range.to,
-            "step_s": range.step_ms / 1000,
-            "points": points.collect::<Vec<_>>(),
-        })))
+    ask(&station, move |station, reader| {
+        series(station.now(), reader, &device, &asked).map(Json)
     })
     .await
+}
+
+/// The answer to [`readings`].
+pub(super) fn series(
+    now: TimestampMs,
+    reader: &Reader,
+    device: &str,
+    asked: &Readings,
+) -> Result<Value, Problem> {
+    let range = Range::new(now, asked.from, asked.to, asked.step.as_deref())?;
+    let number = number_of(reader, device)?;
+    let span = (range.from, range.to);
+    let points = reader.series(Some(number), &Field::ALL, span, range.step_ms)?;
+    let points = points.into_iter().map(|p| Point {
+        at: p.at,
+        readings: p.readings,
+        means: p.means,
+        power_min: p.power_min,
+        power_max: p.power_max,
+    });
+    Ok(json!({
+        "device": device,
+        "from": range.from,
+        "to": range.to,
+        "step_s": range.step_ms / 1000,
+        "points": points.collect::<Vec<_>>(),
+    }))
 }
 
 #[cfg(test)]

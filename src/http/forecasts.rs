@@ -68,7 +68,7 @@ pub(super) async fn of_all(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Value>, Problem> {
     ask(&station, |station, reader| {
-        answer(station, reader, None, asked)
+        answer(station.now(), reader, None, asked).map(Json)
     })
     .await
 }
@@ -79,22 +79,22 @@ pub(super) async fn of_device(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Value>, Problem> {
     ask(&station, |station, reader| {
-        answer(station, reader, Some(device), asked)
+        answer(station.now(), reader, Some(device), asked).map(Json)
     })
     .await
 }
 
-fn answer(
-    station: &App,
+/// The answer to both.
+pub(super) fn answer(
+    now: TimestampMs,
     reader: &Reader,
     device: Option<String>,
     asked: Asked,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Value, Problem> {
     let number = device
         .as_deref()
         .map(|d| number_of(reader, d))
         .transpose()?;
-    let now = station.now();
     let step_ms = match (asked.step.as_deref(), asked.format) {
         (Some(text), _) => parse_step(text)?,
         (None, Format::Emhass) => EMHASS_MS,
@@ -108,7 +108,7 @@ fn answer(
     let points = reader.forecast_series(number, asked.horizon, ahead, step_ms)?;
     let slots = slots(points, step_ms);
     let sums = sums(&slots);
-    Ok(Json(match asked.format {
+    Ok(match asked.format {
         Format::Evcc => json!(
             sums.iter()
                 .map(|s| json!({
@@ -141,7 +141,7 @@ fn answer(
             }
             answer
         }
-    }))
+    })
 }
 
 /// Of each stretch and device the forecasts with the shortest horizon.

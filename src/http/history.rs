@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::routes::{App, ask, blocking};
 use crate::accuracy;
+use crate::config::Config;
+use crate::reading::TimestampMs;
 use crate::status::Status;
+use crate::store::Reader;
 use crate::update::{Ask, Report};
 
 /// Days of accuracy at most: what a year's table takes to count would hold everything else up.
@@ -30,20 +33,28 @@ pub(super) async fn accuracy(
     State(station): State<App>,
     Query(asked): Query<Accuracy>,
 ) -> Result<Json<Value>, Problem> {
+    ask(&station, move |station, reader| {
+        by_day(station.config(), station.now(), reader, &asked).map(Json)
+    })
+    .await
+}
+
+/// The answer to [`accuracy`].
+pub(super) fn by_day(
+    config: &Config,
+    now: TimestampMs,
+    reader: &Reader,
+    asked: &Accuracy,
+) -> Result<Value, Problem> {
     let days = asked.days.unwrap_or(7);
     if !(1..=MOST_DAYS).contains(&days) {
         return Err(Problem::wrong(format!(
             "days = {days}: accepted are 1 … {MOST_DAYS}"
         )));
     }
-    ask(&station, move |station, reader| {
-        let zone = station.config().site.zone();
-        let rows = accuracy::by_day(reader, zone, station.now(), days)?;
-        Ok(Json(
-            json!({ "days": days, "timezone": zone, "accuracy": rows }),
-        ))
-    })
-    .await
+    let zone = config.site.zone();
+    let rows = accuracy::by_day(reader, zone, now, days)?;
+    Ok(json!({ "days": days, "timezone": zone, "accuracy": rows }))
 }
 
 /// Which part of a list.
@@ -81,14 +92,17 @@ pub(super) async fn events(
     State(station): State<App>,
     Query(part): Query<Part>,
 ) -> Result<Json<Value>, Problem> {
-    let (limit, skip) = (lines(part.limit)?, passed_over(part.skip)?);
     ask(&station, move |_, reader| {
-        let events = reader.events_page(limit, skip)?;
-        Ok(Json(
-            json!({ "limit": limit, "skip": skip, "events": events }),
-        ))
+        events_page(reader, &part).map(Json)
     })
     .await
+}
+
+/// The answer to [`events`].
+pub(super) fn events_page(reader: &Reader, part: &Part) -> Result<Value, Problem> {
+    let (limit, skip) = (lines(part.limit)?, passed_over(part.skip)?);
+    let events = reader.events_page(limit, skip)?;
+    Ok(json!({ "limit": limit, "skip": skip, "events": events }))
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,7 @@ mod health;
 mod history;
 mod metrics;
 mod ml;
+pub mod offline;
 mod openapi;
 mod page;
 mod problem;

@@ -56,6 +56,11 @@ impl Problem {
         self
     }
 
+    /// The sentence.
+    pub(super) fn detail(self) -> String {
+        self.detail
+    }
+
     /// The body alone.
     pub(super) fn body(&self) -> String {
         json!({

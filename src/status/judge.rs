@@ -8,6 +8,7 @@ use crate::mqtt::link::REFUSED_BY_BROKER;
 use crate::mqtt::payload::RejectReason;
 use crate::store::space::DiskLevel;
 use crate::store::{RejectCount, RunOutcome};
+use crate::words::count;
 
 /// Too few settled forecasts say nothing about skill.
 const SKILL_NEEDS: i64 = 100;
@@ -241,30 +242,35 @@ fn devices_refused(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
         let recent = |r: &&RejectCount| r.reason == reason.as_str() && s.now.0 - r.last.0 < DAY_MS;
         s.store.rejects.iter().find(recent).map(|r| r.count)
     };
-    if let Some(count) = refused(RejectReason::TooManyDevices) {
+    if let Some(n) = refused(RejectReason::TooManyDevices) {
         let devices = s.store.devices;
         return Some(finding(
             Level::Attention,
             format!(
-                "{count} readings of new devices refused: {devices} devices are all there may be"
+                "{} of new devices refused: {devices} devices are all there may be",
+                count(n, "reading")
             ),
             "if they are yours, raise store.max_devices; see nightwatt quarantine",
         ));
     }
-    let count = refused(RejectReason::NewDevicesTooFast)?;
+    let n = refused(RejectReason::NewDevicesTooFast)?;
     Some(finding(
         Level::Attention,
-        format!("{count} readings refused: too many new devices in a minute"),
+        format!(
+            "{} refused: too many new devices in a minute",
+            count(n, "reading")
+        ),
         "if they are yours, raise store.new_devices_per_min; see nightwatt quarantine",
     ))
 }
 
 fn doubtful_times(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
-    let count = daemon.doubtful_times;
-    (count > 0).then(|| {
+    let n = daemon.doubtful_times;
+    (n > 0).then(|| {
+        let readings = count(n, "reading");
         finding(
             Level::Attention,
-            format!("{count} readings carried a time that cannot be believed"),
+            format!("{readings} carried a time that cannot be believed"),
             "set the devices' clocks; to take old recordings in, raise mqtt.max_age_days",
         )
     })

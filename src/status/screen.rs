@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Level, Status};
 use crate::reading::TimestampMs;
 use crate::store::{ForecastRow, LiveAccuracy, RunOutcome};
+use crate::words::count;
 
 /// Columns beside the label.
 const COLUMNS: usize = 69;
@@ -50,8 +51,11 @@ pub fn render(s: &Status) -> String {
             line(
                 "intake",
                 format!(
-                    "{} received, {} new rows, {} repeats, {} refused since start",
-                    d.received, d.rows, d.duplicates, d.rejects
+                    "{} received, {}, {}, {} refused since start",
+                    d.received,
+                    count(d.rows, "new row"),
+                    count(d.duplicates, "repeat"),
+                    d.rejects
                 ),
             );
         }
@@ -96,7 +100,10 @@ pub fn render(s: &Status) -> String {
         );
     }
     if s.devices.len() > 8 {
-        line("", format!("and {} more devices", s.devices.len() - 8));
+        line(
+            "",
+            format!("and {} more", count(s.devices.len() - 8, "device")),
+        );
     }
     line(
         "model",
@@ -141,8 +148,8 @@ fn without_model(s: &Status) -> String {
 fn store_line(s: &Status) -> String {
     let size = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     let mut text = format!(
-        "{} devices, {} database, {} log",
-        s.store.devices,
+        "{}, {} database, {} log",
+        count(s.store.devices, "device"),
         size(s.store.database_bytes),
         size(s.store.wal_bytes)
     );
@@ -158,7 +165,7 @@ fn disk_line(s: &Status) -> Option<String> {
         .map(|mb| format!("{mb:.1} MB written a day"));
     let left = s.disk_days_left.map(|days| match days {
         366.. => "room for more than a year".into(),
-        days => format!("room for {days} days"),
+        days => format!("room for {}", count(days, "day")),
     });
     let words: Vec<String> = written.into_iter().chain(left).collect();
     (!words.is_empty()).then(|| words.join(", "))

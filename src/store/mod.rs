@@ -31,6 +31,7 @@ mod samples;
 mod series;
 pub mod snapshot;
 pub mod space;
+mod tail;
 mod writer;
 
 pub use alerts::{AlertRow, NewAlert, Notified};
@@ -46,6 +47,7 @@ pub use rows::{
 };
 pub use runs::RunFilter;
 pub use series::{AccuracyRow, DeviceRow, ForecastPoint, SeriesPoint};
+pub use tail::StoredReading;
 pub use writer::{
     AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store, Writer, WriterGauges,
 };

@@ -68,6 +68,12 @@ impl StoreLock {
         lock_holder(&locks, inode)
     }
 
+    /// Whether `db` is as it was when it was last closed in order.
+    pub fn was_closed_in_order(&self, db: &Path) -> Result<bool, StoreError> {
+        let mark = self.mark()?;
+        Ok(matches!(mark, Mark::Clean(state) if file_state(db).is_ok_and(|s| s == state)))
+    }
+
     /// From here on the store counts as in use: an end without [`StoreLock::mark_clean`] was none.
     pub fn mark_running(&self) -> Result<(), StoreError> {
         self.write_mark("running")

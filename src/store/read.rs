@@ -241,7 +241,7 @@ impl Iterator for Samples<'_> {
     }
 }
 
-fn values(row: &Row<'_>, first: usize) -> rusqlite::Result<Values> {
+pub(super) fn values(row: &Row<'_>, first: usize) -> rusqlite::Result<Values> {
     let mut values = Values::default();
     for (i, field) in Field::ALL.into_iter().enumerate() {
         values.set(field, row.get(first + i)?);

@@ -19,6 +19,7 @@ use crate::quality::{Check, Quality};
 use crate::reading::{DeviceId, TimestampMs};
 use crate::schedule::Night;
 use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
+use crate::words::{are, count};
 
 const HOUR_MS: i64 = 3_600_000;
 /// A day counts as new data once so many of its hours hold readings.
@@ -262,12 +263,13 @@ impl NewData {
     fn sentence(&self) -> String {
         match self.since {
             None => format!(
-                "No night has learned yet; there are {} days of readings.",
-                self.days
+                "No night has learned yet; there are {} of readings.",
+                count(self.days, "day")
             ),
             Some(since) => format!(
-                "There are {} days of new readings since the night of {since}; {} are needed.",
-                self.days, self.needed
+                "There are {} of new readings since the night of {since}; {} needed.",
+                count(self.days, "day"),
+                are(self.needed)
             ),
         }
     }
@@ -337,7 +339,8 @@ pub fn preview(config: &Config, now: TimestampMs, force: bool) -> Result<Preview
         }
     }
     let (would_train, reason) = if days < needed {
-        let text = "days of readings; the first night needs";
+        let days = count(days, "day");
+        let text = "of readings; the first night needs";
         (false, format!("There are {days} {text} {needed}."))
     } else {
         (force || new.enough(), new.sentence())

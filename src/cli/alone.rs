@@ -1,0 +1,60 @@
+//! The store open for writing in a command, where no daemon runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Exit, Failure};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::reading::Reading;
+use crate::store::{AckToken, Committed, Store, StoreError, StoreLock, Writer};
+
+/// The store, ours alone.
+pub(super) struct Alone {
+    pub(super) store: Store,
+    lock: StoreLock,
+    in_order: bool,
+    db: PathBuf,
+}
+
+impl Alone {
+    /// Opens the store; where there is none, none is made.
+    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
+        let db = config.store.path.clone();
+        if !db.exists() {
+            let text = format!("there is nothing yet: no store at {}", db.display());
+            return Err(Failure(Exit::Failed, text));
+        }
+        let lock = StoreLock::acquire(&db)?;
+        let in_order = lock.was_closed_in_order(&db)?;
+        let store = Writer::start(&db, Duration::ZERO, 1, Nobody)?;
+        // An earlier mark of a crash or of damage stays.
+        if in_order {
+            lock.mark_running()?;
+        }
+        // The lock is ours, so nothing is going on any more.
+        store.close_interrupted_runs(SystemClock.now()).await?;
+        Ok(Self {
+            store,
+            lock,
+            in_order,
+            db,
+        })
+    }
+
+    /// Closes it. The next start has nothing to check where it had nothing to check before.
+    pub(super) async fn close(self) -> Result<(), StoreError> {
+        if self.store.stop().await && self.in_order {
+            self.lock.mark_clean(&self.db)?;
+        }
+        Ok(())
+    }
+}
+
+/// Hears of commits where there is no broker to tell.
+struct Nobody;
+
+impl Committed for Nobody {
+    fn acknowledge(&mut self, _: &[AckToken]) {}
+    fn stored(&mut self, _: Vec<Reading>) {}
+}
