@@ -33,10 +33,8 @@ fn drive(state: &str, port: u16) {
 /// A station that answers on TCP, not started.
 fn listening(broker: &Broker) -> (Station, u16) {
     let port = free_port();
-    let more = format!(
-        "[training]\nenabled = false\npromote = {{ metric = \"mae\", min_improvement_percent = -50 }}"
-    );
-    let station = Station::new(&broker.url(), &more);
+    let more = "[training]\nenabled = false\npromote = { metric = \"mae\", min_improvement_percent = -50 }";
+    let station = Station::new(&broker.url(), more);
     std::fs::write(station.dir.path().join("token"), TOKEN).unwrap();
     station.set(
         "[http]",

@@ -60,8 +60,11 @@ pub(super) async fn ready(State(station): State<App>) -> Result<Response, Proble
     Ok((code, body).into_response())
 }
 
+/// How one part is, and in words.
+type Look = fn(&Status) -> (Grade, String);
+
 fn checks(s: &Status) -> Vec<Check> {
-    let parts: [(&'static str, fn(&Status) -> (Grade, String)); 6] = [
+    let parts: [(&'static str, Look); 6] = [
         ("intake", intake),
         ("store", store),
         ("last_night", last_night),
@@ -69,7 +72,7 @@ fn checks(s: &Status) -> Vec<Check> {
         ("forecast_age", forecast_age),
         ("clock", clock),
     ];
-    let check = |(name, look): (_, fn(&Status) -> (Grade, String))| {
+    let check = |(name, look): (_, Look)| {
         let (status, detail) = look(s);
         Check {
             name,

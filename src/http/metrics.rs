@@ -1,6 +1,5 @@
 //! Figures for Prometheus, in its text form (OpenMetrics 1.0).
 
-use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
@@ -27,7 +26,7 @@ type Value = Gauge<f64, AtomicU64>;
 struct Sheet(Registry);
 
 impl Sheet {
-    fn metric(&mut self, name: &str, unit: Option<Unit>, help: &str, metric: impl Metric + Debug) {
+    fn metric(&mut self, name: &str, unit: Option<Unit>, help: &str, metric: impl Metric) {
         match unit {
             Some(unit) => self.0.register_with_unit(name, help, unit, metric),
             None => self.0.register(name, help, metric),

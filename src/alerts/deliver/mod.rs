@@ -125,7 +125,7 @@ pub fn check(alerts: &AlertsConfig) -> Result<(), (&'static str, String)> {
         webhook::target(url).map_err(|why| ("webhook.url", why))?;
     }
     let email = &alerts.email;
-    if email.server.is_some() != !email.to.is_empty()
+    if email.server.is_some() == email.to.is_empty()
         || email.server.is_some() != email.from.is_some()
     {
         return Err(("email", "server, from and to go together".into()));

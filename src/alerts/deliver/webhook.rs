@@ -149,16 +149,15 @@ impl Webhook {
         let answer = sender.send_request(request);
         tokio::pin!(answer);
         // The head of the answer is all there is to know; what follows it is left unread.
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return Ok(answer.map_err(broken)?.status()),
-                ended = &mut connection => {
-                    ended.map_err(broken)?;
-                    return Ok((&mut answer).await.map_err(broken)?.status());
-                }
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            ended = &mut connection => {
+                ended.map_err(broken)?;
+                answer.await
             }
-        }
+        };
+        Ok(answer.map_err(broken)?.status())
     }
 }
 
