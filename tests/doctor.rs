@@ -101,5 +101,18 @@ fn subscriptions_without_acknowledgement_and_a_wrong_configuration_are_problems(
     assert_eq!(grade(&findings, "subscriptions"), "problem", "{findings}");
     let station = Station::new(&broker.url(), "keep_alive = 3");
     let (exit, findings) = doctor(&station);
-    assert_eq!((exit, grade(&findings, "configuration")), (1, "problem"));
+    assert_eq!((exit, grade(&findings, "configuration")), (2, "problem"));
+}
+
+#[test]
+fn a_wrong_configuration_is_the_first_finding_and_not_the_only_one() {
+    let station = Station::new("mqtt://h", "[training]\nhorizon = 3");
+    let (exit, findings) = doctor(&station);
+    assert_eq!(exit, 2, "{findings}");
+    assert_eq!(findings[0]["check"], "configuration");
+    assert_eq!(grade(&findings, "configuration"), "problem");
+    assert_eq!(grade(&findings, "broker"), "warning");
+    for check in ["permissions", "disk", "clock", "database", "daemon"] {
+        grade(&findings, check);
+    }
 }

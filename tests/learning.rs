@@ -122,7 +122,9 @@ fn a_night_ends_with_an_outcome_and_forecasts_are_published_and_kept() {
 
 #[test]
 fn without_enough_days_a_night_is_skipped_with_the_reason() {
-    let station = Station::new("mqtt://127.0.0.1:1", "");
+    let mut station = Station::new("mqtt://127.0.0.1:1", "");
+    station.start();
+    station.stop();
     let out = station.run(&["train"]);
     assert!(out.status.success());
     let text = String::from_utf8(out.stdout).unwrap();
@@ -149,11 +151,13 @@ fn trained(station: &Station, words: &[&str]) -> (String, Vec<u8>) {
 fn two_processes_make_the_same_model_and_later_nights_go_on_from_the_cache() {
     // Every candidate goes live, so that each run's model is the newest version.
     let eager = "[training]\npromote = { min_improvement_percent = -100 }";
-    let [one, other] = [(); 2].map(|()| Station::new("mqtt://127.0.0.1:1", eager));
-    for station in [&one, &other] {
-        station.run(&["train"]);
-        put_history(station, 1, 16, 300);
-    }
+    let [one, other] = [(); 2].map(|()| {
+        let mut station = Station::new("mqtt://127.0.0.1:1", eager);
+        station.start();
+        station.stop();
+        put_history(&station, 1, 16, 300);
+        station
+    });
     let (mode, model) = trained(&one, &["train"]);
     assert_eq!(mode, "full", "the first night has nothing to go on from");
     assert_eq!(trained(&other, &["train"]), ("full".into(), model.clone()));

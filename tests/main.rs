@@ -7,6 +7,7 @@ mod alerts;
 mod api;
 mod backtest;
 mod broker;
+mod cli;
 mod commands;
 mod dashboard;
 mod disk;

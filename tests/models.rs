@@ -115,7 +115,7 @@ fn versions_are_promoted_rolled_back_and_replaced_when_damaged() {
         .collect();
     assert_eq!(versions, [3, 1, 2, 3, 2, 1]);
     assert!(
-        history[0]["to"].is_null() && history[1]["to"].is_number(),
+        history[0]["to"].is_null() && history[1]["to"].is_string(),
         "{history}"
     );
 

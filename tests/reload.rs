@@ -220,7 +220,7 @@ pub fn held_trainer(broker: &Broker, station: &Station) -> u32 {
     wait_for("the history", 60, || {
         (station.rows() == 16 * 288).then_some(())
     });
-    assert!(station.run(&["train"]).status.success());
+    assert!(station.run(&["train", "--background"]).status.success());
     let children = format!("/proc/{0}/task/{0}/children", station.pid());
     let pid = wait_for("the trainer", 30, || {
         std::fs::read_to_string(&children)

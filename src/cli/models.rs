@@ -52,7 +52,7 @@ fn print<T: Serialize>(json: bool, what: &T, table: impl Fn(&T) -> String) -> Ou
     if json {
         println!("{}", serde_json::to_string_pretty(what)?);
     } else {
-        print!("{}", table(what));
+        print!("{}", tables::fit(&table(what)));
     }
     Ok(Exit::Done)
 }

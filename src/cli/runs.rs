@@ -27,7 +27,7 @@ fn list(config: &Config, args: &RunsArgs) -> Outcome {
         println!("{}", serde_json::to_string_pretty(&runs)?);
         return Ok(Exit::Done);
     }
-    print!("{}", tables::runs(&runs));
+    print!("{}", tables::fit(&tables::runs(&runs)));
     let kind = args.kind.as_deref().unwrap_or("training");
     let since = SystemClock.now().plus_ms(-SUMMARY_DAYS * DAY_MS);
     let summary = reader.run_summary(kind, since)?;
@@ -42,7 +42,7 @@ fn show(config: &Config, run_id: i64, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::to_string_pretty(&run)?);
     } else {
-        print!("{}", tables::run(&run));
+        print!("{}", tables::fit(&tables::run(&run)));
     }
     Ok(Exit::Done)
 }

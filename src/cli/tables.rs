@@ -7,7 +7,7 @@ use crate::models::ramp::BrierScore;
 use crate::night::NightReport;
 use crate::quality::Quality;
 use crate::reading::TimestampMs;
-use crate::status::clip;
+use crate::status::{clip, wrap};
 use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow, RunSummary};
 use crate::trainer::{Contents, Preview, Report};
 use crate::words::count;
@@ -80,6 +80,11 @@ pub(crate) fn fit(text: &str) -> String {
     out
 }
 
+/// A sentence to its end, on lines of 80 columns.
+fn told(text: &str) -> String {
+    wrap(text, 80, usize::MAX).join("\n")
+}
+
 /// The run log.
 pub(crate) fn runs(runs: &[RunRow]) -> String {
     if runs.is_empty() {
@@ -141,7 +146,7 @@ fn took(r: &RunRow) -> String {
 /// One run with everything it measured.
 pub(crate) fn run(r: &RunRow) -> String {
     let outcome = r.outcome.map_or("running", RunOutcome::as_str);
-    let reason = r.reason.as_deref().unwrap_or("");
+    let reason = told(r.reason.as_deref().unwrap_or(""));
     let mut out = format!(
         "run {} ({}, {}, {}): {outcome}\n{reason}\n",
         r.run_id, r.kind, r.mode, r.trigger
@@ -233,7 +238,10 @@ fn faults(q: &Quality) -> String {
 pub(crate) fn model(m: &ModelRow) -> String {
     let mut out = format!(
         "model {}: {}, {} bytes\n{}\n",
-        m.version, m.state, m.size, m.reason
+        m.version,
+        m.state,
+        m.size,
+        told(&m.reason)
     );
     let _ = writeln!(out, "made {} UTC", minute(m.created));
     let contents = serde_json::from_value::<Contents>(m.metrics.clone()).unwrap_or_default();

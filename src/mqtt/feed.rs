@@ -5,6 +5,8 @@
 //! it asks for a clean session and publishes them again, in order, on every connection, so neither
 //! a lost connection nor a restarted broker loses one (some may arrive twice).
 
+mod probe;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +19,8 @@ use rumqttc::{
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+
+pub use probe::publish_first;
 
 use super::broker_url::BrokerUrl;
 
@@ -82,6 +86,16 @@ pub enum FeedError {
         /// The broker's address.
         broker: BrokerUrl,
         /// The topic refused.
+        topic: String,
+    },
+    /// The broker takes messages and drops them: its rules forbid this topic.
+    #[error(
+        "broker {broker} drops what is published on {topic}: its rules do not let this user write there (mosquitto: acl_file)"
+    )]
+    Dropped {
+        /// The broker's address.
+        broker: BrokerUrl,
+        /// The topic.
         topic: String,
     },
     /// The feed had failed before; the first error told why.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::broker_url::BrokerUrl;
-use super::feed::{Feed, FeedError, FeedOptions};
+use super::feed::{Feed, FeedError, FeedOptions, publish_first};
 use crate::reading::TimestampMs;
 
 /// The broker to publish to, as the command line says it.
@@ -149,7 +149,14 @@ pub async fn play<E: From<PlayError>>(
 ) -> Result<Played, E> {
     let mut shutdown = pin!(shutdown);
     let mut output = match sink {
-        Sink::Broker(options) => Output::Feed(Feed::connect(options).await.map_err(from_feed)?),
+        Sink::Broker(options) => {
+            let feed = Feed::connect(options.clone()).await.map_err(from_feed)?;
+            Output::Feed(Box::new(Feeding {
+                feed,
+                probe: Some(options),
+                first: 0,
+            }))
+        }
         Sink::Lines(out) => Output::Lines(out, 0),
     };
     let began = Instant::now();
@@ -173,7 +180,7 @@ pub async fn play<E: From<PlayError>>(
     }
     output.flush()?;
     let messages = match output {
-        Output::Feed(feed) => feed.finish().await.map_err(from_feed)?,
+        Output::Feed(f) => f.first + f.feed.finish().await.map_err(from_feed)?,
         Output::Lines(_, count) => count,
     };
     Ok(Played {
@@ -186,8 +193,16 @@ fn from_feed<E: From<PlayError>>(error: FeedError) -> E {
     PlayError::from(error).into()
 }
 
+struct Feeding {
+    feed: Feed,
+    /// The first message goes by itself where this is still there.
+    probe: Option<FeedOptions>,
+    /// Messages that went so and arrived.
+    first: u64,
+}
+
 enum Output<'a> {
-    Feed(Feed),
+    Feed(Box<Feeding>),
     Lines(&'a mut dyn Write, u64),
 }
 
@@ -195,7 +210,7 @@ impl Output<'_> {
     /// So that a reader has every line before a wait.
     fn flush(&mut self) -> Result<(), PlayError> {
         match self {
-            Output::Feed(_) => Ok(()),
+            Output::Feed(..) => Ok(()),
             Output::Lines(out, count) => match out.flush() {
                 Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(PlayError::Write {
                     number: *count,
@@ -209,8 +224,16 @@ impl Output<'_> {
     /// False where nobody reads any more.
     async fn send(&mut self, message: Timed) -> Result<bool, PlayError> {
         match self {
-            Output::Feed(feed) => {
-                feed.publish(&message.topic, message.payload.into_bytes())
+            Output::Feed(f) => {
+                if let Some(options) = f.probe.take() {
+                    let payload = message.payload.as_bytes();
+                    if publish_first(&options, &message.topic, payload).await? {
+                        f.first = 1;
+                        return Ok(true);
+                    }
+                }
+                f.feed
+                    .publish(&message.topic, message.payload.into_bytes())
                     .await?;
                 Ok(true)
             }

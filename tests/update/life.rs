@@ -237,7 +237,7 @@ fn o15_of_two_updates_one_wins_and_training_gives_way() {
     updated.station.stop();
     put_history(&updated.station, 2, 60, 120);
     let pid = start(&mut updated);
-    let out = updated.station.run(&["train", "--force"]);
+    let out = updated.station.run(&["train", "--force", "--background"]);
     assert!(out.status.success() || !out.stderr.is_empty());
     wait_for("a run that goes on", 30, || {
         let open = "SELECT count(*) FROM run WHERE kind = 'training'";
