@@ -83,7 +83,12 @@ def database(folder, devices):
     config = os.path.join(folder, "n.toml")
     with open(config, "w") as f:
         f.write(f'[mqtt]\nurl = "mqtt://127.0.0.1:1"\n[store]\npath = "{db}"\n[http]\nsocket = "{folder}/n.sock"\n')
-    subprocess.run([o.nightwatt, "train", "-c", config], check=True, capture_output=True)
+    daemon = subprocess.Popen([o.nightwatt, "run", "-c", config], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not os.path.exists(f"{folder}/n.sock"):
+        assert time.monotonic() < deadline and daemon.poll() is None, "the program made no database"
+        time.sleep(0.05)
+    daemon.terminate(); daemon.wait()
     store = sqlite3.connect(db)
     for d in range(devices):
         store.execute("INSERT INTO device VALUES (?, ?, 0)", (d + 1, f"d{d:02}"))
@@ -103,7 +108,8 @@ def night(db, day, mode="incremental", rebuild=False):
     """A night at two o'clock after so many days, by the trainer itself: CPU s, peak MiB, report."""
     to = START_MS + day * DAY_MS + 2 * 3_600_000
     since = to - 180 * DAY_MS
-    job = dict(db=db, rebuild=rebuild, to=to, late_since=to - 31 * DAY_MS, live=None,
+    job = dict(db=db, rebuild=rebuild, to=to, late_since=to - 31 * DAY_MS, live=None, new_since=to - DAY_MS,
+               max_memory_mb=4096, device=None, keep_cache=True,
                nights=[dict(horizon_min=15, step_min=None, site=dict(latitude_deg=40.45, longitude_deg=-3.73), zone="UTC", features="core",
                           holdback_days=7, min_train_days=7, promote=dict(metric="mae", min_improvement_percent=0.0), mode=mode,
                           full_every_days=30, forget_before=since, seed=1)])
