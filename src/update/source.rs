@@ -228,7 +228,7 @@ async fn read_small(
     limits: &Limits,
 ) -> Result<Vec<u8>, Broken> {
     let deadline = Instant::now() + limits.small;
-    let (response, _) = get(address, None, tls, limits, deadline).await?;
+    let (response, _connection) = get(address, None, tls, limits, deadline).await?;
     if response.status() != StatusCode::OK {
         return Err(refused(response.status()));
     }
@@ -263,7 +263,7 @@ async fn fetch(
     let had = file.metadata().map_or(0, |m| m.len());
     let resumable = known.filter(|_| 0 < had && had < m.size);
     let range = resumable.as_ref().map(|a| (had, a.etag.as_str()));
-    let (response, _) = get(address, range, tls, limits, deadline).await?;
+    let (response, _connection) = get(address, range, tls, limits, deadline).await?;
     let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
     let etag = header(ETAG)
         .filter(|e| e.starts_with('"'))
