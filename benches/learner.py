@@ -2,7 +2,7 @@
 
 usage: learner.py NIGHTWATT FIT_BENCH DATA_DIR ML_BENCH_DIR [--devices 1,10] [--repeats 3] [--nights]
 """
-import argparse, gzip, json, os, resource, shutil, sqlite3, subprocess, sys, tempfile, time
+import argparse, gzip, json, os, resource, shutil, sqlite3, subprocess, sys, tempfile, threading, time
 
 a = argparse.ArgumentParser()
 for name in ("nightwatt", "fit_bench", "data", "ml_bench"):
@@ -116,10 +116,24 @@ def night(db, day, mode="incremental", rebuild=False):
     job["from"] = since
     child = subprocess.Popen([o.nightwatt, "trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdin.write(json.dumps(job).encode()); child.stdin.close()
-    report = json.loads(child.stdout.read())["horizons"][0]
+    heard = []
+    listener = threading.Thread(target=lambda: heard.append(child.stdout.read()))
+    listener.start()
+    # Not ru_maxrss: that begins with the memory of whoever forked, which is this script.
+    peak_kib = 0
+    while listener.is_alive():
+        try:
+            status = open(f"/proc/{child.pid}/status").read()
+            peak_kib = max(peak_kib, int(status.split("VmHWM:")[1].split()[0]))
+        except (OSError, IndexError):
+            pass  # it has ended
+        listener.join(0.02)
+    answer = json.loads(heard[0])
+    assert "learned" in answer, answer
+    report = answer["learned"]["report"]["horizons"][0]
     _, _, used = os.wait4(child.pid, 0)
     child.returncode = 0
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, report
+    return used.ru_utime + used.ru_stime, peak_kib / 1024, report
 
 
 def nights(folder, devices, forest_s):
