@@ -163,9 +163,10 @@ impl Window {
         codes.keep(0..self.targets.len());
     }
 
-    /// Whether the window has more than doubled since its bins were made.
+    /// Whether the window has more than doubled since its bins were made. Bins of as many rows as are ever
+    /// taken for them are not outgrown: new ones would be made of no more.
     pub(super) fn has_outgrown_its_bins(&self) -> bool {
-        self.targets.len() > 2 * self.rows_binned
+        self.rows_binned < self.raw_rows && self.targets.len() > 2 * self.rows_binned
     }
 
     /// How far the newest days, of a week at most, that the bins were not made of have run into the
@@ -288,6 +289,7 @@ mod tests {
         let many = filled(Window::default(), &days);
         assert!(few.coded.is_some() && few.raw.is_empty() && many.coded.is_none());
         assert_eq!(few.targets(), many.targets());
+        assert!(few.targets().len() > 2 * few.rows_binned && !few.has_outgrown_its_bins());
         let (binner, codes) = few.binned().unwrap();
         assert_eq!(codes.rows(), few.targets().len());
         // The raw rows under the same bins have the same codes.
