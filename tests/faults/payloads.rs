@@ -188,7 +188,8 @@ fn a_flood_of_good_messages_is_held_back_and_stored() {
         count(1, 3),
         "back_pressure",
         |without, _| {
-            let messages = if full() { 200_000 } else { 20_000 };
+            // More than 65,535 that wait for a connected subscriber mosquitto 2.0 loses itself, whoever subscribes.
+            let messages = if full() { 60_000 } else { 20_000 };
             let dir = tempfile::tempdir().unwrap();
             let broker = Broker::start(dir.path(), "");
             let mut station = Station::new(&broker.url(), "");
