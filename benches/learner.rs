@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use linfa::ParamGuard;
 use ndarray::ArrayView2;
-use nightwatt::models::trees::{Binner, MAX_BINS, Params, Settings};
+use nightwatt_learner::models::trees::{Binner, MAX_BINS, Params, Settings};
 
 fn main() {
     // cargo bench adds a flag of its own.

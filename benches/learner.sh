@@ -14,7 +14,7 @@ if [ -z "${PYTHON:-}" ]; then
     "$PYTHON" -m pip install --quiet numpy pandas scikit-learn lightgbm
 fi
 cargo build --release
-bench=$(cargo bench --no-run --bench learner --message-format=json 2>/dev/null |
+bench=$(cargo bench --no-run -p nightwatt-learner --bench learner --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*learner-[^"]*\)".*/\1/p' | tail -n 1)
 exec "$PYTHON" -W ignore "$here/learner.py" "$target/release/nightwatt" "$bench" \
     "${NIGHTWATT_DATA:-$shared/data}" "$shared/bench/ml" "$@"

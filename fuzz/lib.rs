@@ -1,6 +1,6 @@
 //! The decoder and what it stands on, from nightwatt's own sources.
 
-#[path = "../src/reading.rs"]
+#[path = "../src/learner/reading.rs"]
 pub mod reading;
 
 /// As in nightwatt, without the rest of the configuration.

@@ -131,8 +131,10 @@ impl RampWarning {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testdata {
+/// Warnings made up for unit tests.
+#[cfg(any(test, feature = "testing"))]
+#[allow(missing_docs, clippy::unwrap_used)]
+pub mod testdata {
     use super::*;
 
     /// A warning that always says the same.

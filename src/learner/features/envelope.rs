@@ -124,7 +124,7 @@ fn smoothed(before: Option<f64>, here: Option<f64>, after: Option<f64>) -> Optio
 
 /// The quantile of rising, non-empty values, linear between order statistics (type 7 of Hyndman
 /// and Fan, The American Statistician 50, 1996).
-pub(crate) fn quantile_of_sorted(sorted: &[f64], q: f64) -> f64 {
+pub fn quantile_of_sorted(sorted: &[f64], q: f64) -> f64 {
     let position = q * (sorted.len() - 1) as f64;
     let below = position.floor() as usize;
     let above = (below + 1).min(sorted.len() - 1);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use device::{DeviceState, Sky};
-pub(crate) use envelope::quantile_of_sorted;
+pub use envelope::quantile_of_sorted;
 pub use matrix::Matrix;
 pub use pipeline::{Counts, Pipeline, Sink};
 
@@ -314,7 +314,7 @@ fn split_steps(minutes: i64, step_min: u32) -> (i64, f64) {
 
 /// The value between two grid points, `fraction` of a step after `before`; both must be there
 /// unless the fraction is zero.
-pub(crate) fn between(before: Option<f64>, after: Option<f64>, fraction: f64) -> Option<f64> {
+pub fn between(before: Option<f64>, after: Option<f64>, fraction: f64) -> Option<f64> {
     if fraction == 0.0 {
         return before;
     }
