@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::{Exit, Failure};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::reading::Reading;
-use crate::store::{AckToken, Committed, Store, StoreError, StoreLock, Writer};
+use crate::store::{Nobody, Store, StoreError, StoreLock, Writer};
 
 /// The store, ours alone.
 pub(super) struct Alone {
@@ -49,12 +48,4 @@ impl Alone {
         }
         Ok(())
     }
-}
-
-/// Hears of commits where there is no broker to tell.
-struct Nobody;
-
-impl Committed for Nobody {
-    fn acknowledge(&mut self, _: &[AckToken]) {}
-    fn stored(&mut self, _: Vec<Reading>) {}
 }

@@ -334,15 +334,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::reading::Reading;
-    use crate::store::{AckToken, Committed, Writer};
-
-    struct Nobody;
-
-    impl Committed for Nobody {
-        fn acknowledge(&mut self, _: &[AckToken]) {}
-        fn stored(&mut self, _: Vec<Reading>) {}
-    }
+    use crate::store::{Nobody, Writer};
 
     fn new(kind: &str) -> NewAlert {
         NewAlert {

@@ -1,13 +1,15 @@
 //! A batch of messages as one transaction: rows, merges, rejects.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::quarantine::{self, Quarantine};
+use super::read::each;
 use super::writer::Append;
 use crate::fault;
-use crate::reading::{DeviceId, Field, Reading, TimeSource};
+use crate::reading::{DeviceId, Field, Reading, TimeSource, Values};
 
 /// What the writer remembers of a device.
 #[derive(Clone, Copy)]
@@ -110,104 +112,70 @@ fn write_reading(tx: &Transaction<'_>, device: &mut Device, r: &Reading) -> rusq
     } else {
         r.time_source
     };
-    match source {
-        TimeSource::Device => {
-            let new = insert(tx, device.number, r.ts.0, r)?;
-            if !new {
-                merge(tx, MERGE_MISSING, device.number, r)?;
-            }
-            Ok(new)
-        }
-        TimeSource::Received => {
-            let new = insert(tx, device.number, r.ts.0, r)?;
-            if !new {
-                merge(tx, MERGE_LATEST, device.number, r)?;
-            }
-            Ok(new)
-        }
+    let merge: &str = match source {
+        TimeSource::Device => &MERGE_MISSING,
+        TimeSource::Received => &MERGE_LATEST,
         TimeSource::Implausible => {
             let mut ts_ms = r.ts.0.max(device.last_doubtful_ms.saturating_add(1));
             while !insert(tx, device.number, ts_ms, r)? {
                 ts_ms += 1;
             }
             device.last_doubtful_ms = ts_ms;
-            Ok(true)
+            return Ok(true);
         }
+    };
+    let new = insert(tx, device.number, r.ts.0, r)?;
+    if !new {
+        execute(tx, merge, &r.values, &[r.ts.0, device.number])?;
     }
+    Ok(new)
 }
 
 /// False where the key is taken.
 fn insert(tx: &Transaction<'_>, device_no: i64, ts_ms: i64, r: &Reading) -> rusqlite::Result<bool> {
-    let v = |f: Field| r.values.get(f);
-    let row = params![
-        ts_ms,
-        device_no,
-        r.received.0,
-        r.time_source as i64,
-        r.clock_trusted,
-        v(Field::ServoAngle),
-        v(Field::Lux),
-        v(Field::Voltage),
-        v(Field::Current),
-        v(Field::Power),
-        v(Field::Temperature),
-        v(Field::Humidity),
-        v(Field::FanOn)
-    ];
-    let inserted = tx
-        .prepare_cached(
-            // By name here and everywhere: the next version's table may have more columns.
-            "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted,
-                 servo_angle, lux, voltage, current, power, temperature, humidity, fan_on)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(row)?;
-    Ok(inserted == 1)
+    let (source, trusted) = (r.time_source as i64, i64::from(r.clock_trusted));
+    let rest = [ts_ms, device_no, r.received.0, source, trusted];
+    Ok(execute(tx, &INSERT, &r.values, &rest)? == 1)
 }
 
-fn merge(
+/// Runs a statement whose parameters are every field, in order, and then `rest`.
+fn execute(
     tx: &Transaction<'_>,
-    statement: &'static str,
-    device_no: i64,
-    r: &Reading,
-) -> rusqlite::Result<()> {
-    let v = |f: Field| r.values.get(f);
-    tx.prepare_cached(statement)?
-        .execute(params![
-            r.ts.0,
-            device_no,
-            v(Field::ServoAngle),
-            v(Field::Lux),
-            v(Field::Voltage),
-            v(Field::Current),
-            v(Field::Power),
-            v(Field::Temperature),
-            v(Field::Humidity),
-            v(Field::FanOn)
-        ])
-        .map(drop)
+    statement: &str,
+    values: &Values,
+    rest: &[i64],
+) -> rusqlite::Result<usize> {
+    let mut statement = tx.prepare_cached(statement)?;
+    for (place, field) in (1..).zip(Field::ALL) {
+        statement.raw_bind_parameter(place, values.get(field))?;
+    }
+    for (place, number) in (Field::ALL.len() + 1..).zip(rest) {
+        statement.raw_bind_parameter(place, number)?;
+    }
+    statement.raw_execute()
 }
 
-// The WHERE keeps a plain repeat from writing a page at all.
-const MERGE_MISSING: &str = "
-    UPDATE reading SET
-        servo_angle = coalesce(servo_angle, ?3), lux = coalesce(lux, ?4),
-        voltage = coalesce(voltage, ?5), current = coalesce(current, ?6),
-        power = coalesce(power, ?7), temperature = coalesce(temperature, ?8),
-        humidity = coalesce(humidity, ?9), fan_on = coalesce(fan_on, ?10)
-    WHERE ts_ms = ?1 AND device_no = ?2 AND (
-        servo_angle IS NULL AND ?3 IS NOT NULL OR lux IS NULL AND ?4 IS NOT NULL
-        OR voltage IS NULL AND ?5 IS NOT NULL OR current IS NULL AND ?6 IS NOT NULL
-        OR power IS NULL AND ?7 IS NOT NULL OR temperature IS NULL AND ?8 IS NOT NULL
-        OR humidity IS NULL AND ?9 IS NOT NULL OR fan_on IS NULL AND ?10 IS NOT NULL)";
-const MERGE_LATEST: &str = "
-    UPDATE reading SET
-        servo_angle = coalesce(?3, servo_angle), lux = coalesce(?4, lux),
-        voltage = coalesce(?5, voltage), current = coalesce(?6, current),
-        power = coalesce(?7, power), temperature = coalesce(?8, temperature),
-        humidity = coalesce(?9, humidity), fan_on = coalesce(?10, fan_on)
-    WHERE ts_ms = ?1 AND device_no = ?2";
+// By name here and everywhere: the next version's table may have more columns. SQLite numbers what is
+// given by name as it comes.
+static INSERT: LazyLock<String> = LazyLock::new(|| {
+    let (names, values) = (each(", ", str::to_owned), each(", ", |f| format!(":{f}")));
+    format!(
+        "INSERT INTO reading ({names}, ts_ms, device_no, received_ms, time_source, clock_trusted)
+         VALUES ({values}, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    )
+});
+
+// The last condition keeps a plain repeat from writing a page at all.
+static MERGE_MISSING: LazyLock<String> = LazyLock::new(|| {
+    let set = each(", ", |f| format!("{f} = coalesce({f}, :{f})"));
+    let more = each(" OR ", |f| format!("{f} IS NULL AND :{f} IS NOT NULL"));
+    format!("UPDATE reading SET {set} WHERE ts_ms = ? AND device_no = ? AND ({more})")
+});
+
+static MERGE_LATEST: LazyLock<String> = LazyLock::new(|| {
+    let set = each(", ", |f| format!("{f} = coalesce(:{f}, {f})"));
+    format!("UPDATE reading SET {set} WHERE ts_ms = ? AND device_no = ?")
+});
 
 /// Keeps the newest `keep` rows of a log table.
 pub(super) fn trim(tx: &Transaction<'_>, table: &'static str, keep: i64) -> rusqlite::Result<()> {

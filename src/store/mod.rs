@@ -49,7 +49,7 @@ pub use runs::RunFilter;
 pub use series::{AccuracyRow, DeviceRow, ForecastPoint, SeriesPoint};
 pub use tail::StoredReading;
 pub use writer::{
-    AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, Store, Writer, WriterGauges,
+    AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Nobody, Reject, Store, Writer, WriterGauges,
 };
 
 use std::path::PathBuf;

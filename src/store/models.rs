@@ -242,15 +242,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::Reading;
-    use crate::store::{AckToken, Committed, NewRun, Writer};
-
-    struct Nobody;
-
-    impl Committed for Nobody {
-        fn acknowledge(&mut self, _: &[AckToken]) {}
-        fn stored(&mut self, _: Vec<Reading>) {}
-    }
+    use crate::store::{NewRun, Nobody, Writer};
 
     fn to(version: i64, step: Move) -> Vec<ModelMove> {
         let why = format!("{step:?}");

@@ -26,6 +26,11 @@ pub(super) fn sound() -> String {
     format!("(time_source = {device} OR (time_source = {received} AND clock_trusted))")
 }
 
+/// `text` of the column of every field, in their order.
+pub(super) fn each(between: &str, text: impl Fn(&str) -> String) -> String {
+    Field::ALL.map(|f| text(f.name())).join(between)
+}
+
 impl Reader {
     /// Opens the database at `path`, whether or not a daemon is writing to it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
@@ -98,10 +103,10 @@ impl Reader {
         let rows = self.rows(
             "read readings",
             &format!(
-                "SELECT ts_ms, device_no, servo_angle, lux, voltage, current, power, temperature,
-                        humidity, fan_on, {}
-                 FROM reading WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
+                "SELECT ts_ms, device_no, {}, {} FROM reading
+                 WHERE (ts_ms, device_no) > (?1, ?2) AND ts_ms < ?3
                  ORDER BY ts_ms, device_no LIMIT ?4",
+                each(", ", str::to_owned),
                 sound()
             ),
             params![after.0, after.1, to.0, PAGE as i64],

@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 
 use rusqlite::{Transaction, params};
 
-use super::read::sound;
+use super::read::{each, sound};
 use super::{Reader, Store, StoreError};
-use crate::reading::{Field, TimestampMs};
+use crate::reading::TimestampMs;
 
 const HOUR_MS: i64 = 3_600_000;
 /// Pages given back in one transaction; each may mean moving another page.
@@ -283,10 +283,6 @@ static SEAL: LazyLock<String> = LazyLock::new(|| {
             merged("power_max", most)
         )
 });
-
-fn each(between: &str, text: impl Fn(&str) -> String) -> String {
-    Field::ALL.map(|f| text(f.name())).join(between)
-}
 
 #[cfg(test)]
 mod tests;

@@ -322,15 +322,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::Reading;
-    use crate::store::{AckToken, Committed, Writer};
-
-    struct Nobody;
-
-    impl Committed for Nobody {
-        fn acknowledge(&mut self, _: &[AckToken]) {}
-        fn stored(&mut self, _: Vec<Reading>) {}
-    }
+    use crate::store::{Nobody, Writer};
 
     const HOUR_MS: i64 = 3_600_000;
 

@@ -3,9 +3,9 @@
 use rusqlite::params;
 use serde::Serialize;
 
-use super::read::values;
+use super::read::{each, values};
 use super::{Reader, StoreError, sql};
-use crate::reading::{DeviceId, Field, TimestampMs, Values};
+use crate::reading::{DeviceId, TimestampMs, Values};
 
 /// A reading as it was stored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,14 +37,13 @@ impl Reader {
         since: TimestampMs,
         received: TimestampMs,
     ) -> Result<Vec<StoredReading>, StoreError> {
-        let fields: Vec<&str> = Field::ALL.iter().map(|f| f.name()).collect();
         self.rows(
             "read what has arrived",
             &format!(
                 "SELECT device_id, ts_ms, received_ms, {} FROM reading JOIN device USING (device_no)
                  WHERE ts_ms >= ?1 AND received_ms >= ?2 AND (?3 IS NULL OR device_no = ?3)
                  ORDER BY received_ms, ts_ms, device_id",
-                fields.join(", ")
+                each(", ", str::to_owned)
             ),
             params![since.0, received.0, device_no],
             |r| {

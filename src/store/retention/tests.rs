@@ -4,15 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::reading::Reading;
-use crate::store::{AckToken, Committed, Writer, open};
-
-struct Nobody;
-
-impl Committed for Nobody {
-    fn acknowledge(&mut self, _: &[AckToken]) {}
-    fn stored(&mut self, _: Vec<Reading>) {}
-}
+use crate::store::{Nobody, Writer, open};
 
 /// Two devices, a reading a minute for `hours` hours from 0; power counts minutes, lux is often absent.
 fn filled(dir: &Path, hours: i64) -> Store {
