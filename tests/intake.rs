@@ -4,6 +4,9 @@ use std::process::Command;
 
 use crate::support::{Broker, NIGHTWATT, Station, data, wait_for};
 
+/// mosquitto_pub -l ends with the acknowledgement of its last packet id, and those begin again after so many lines.
+const MOST_LINES: usize = 65_535;
+
 /// Publishes lines through mosquitto_pub, QoS 1, and waits until the broker has them.
 pub fn publish(broker: &Broker, topic: &str, retain: bool, payloads: &[&str]) {
     publish_with(broker, &[], topic, retain, payloads);
@@ -12,6 +15,10 @@ pub fn publish(broker: &Broker, topic: &str, retain: bool, payloads: &[&str]) {
 /// [`publish`] with further words for mosquitto_pub.
 pub fn publish_with(broker: &Broker, words: &[&str], topic: &str, retain: bool, payloads: &[&str]) {
     use std::io::Write;
+    assert!(
+        payloads.len() <= MOST_LINES,
+        "mosquitto_pub would send a part only"
+    );
     let mut command = Command::new("mosquitto_pub");
     command.args(words);
     command.args([
@@ -188,6 +195,37 @@ fn a_retained_value_is_never_a_new_reading() {
         station.query::<String>("SELECT device_id FROM telemetry"),
         "new"
     );
+}
+
+/// The broker's session would go on bringing what a rule that was removed has asked for.
+#[test]
+fn a_topic_whose_rule_is_gone_is_not_sent_any_more() {
+    for protocol in ["5", "3.1.1"] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = Broker::start(dir.path(), "");
+        let (rule, other) = (
+            "[[mqtt.topics]]\nfilter = \"old/+\"\n",
+            "[[mqtt.topics]]\nfilter = \"new/+\"\n",
+        );
+        let lines = format!("protocol = \"{protocol}\"\n{rule}{other}");
+        let mut station = Station::new(&broker.url(), &lines);
+        station.start();
+        station.wait_connected();
+        publish(&broker, "old/t", false, &["{\"ts\":1,\"power\":1}"]);
+        wait_for("the first row", 10, || (station.rows() == 1).then_some(()));
+        station.stop();
+        let path = station.dir.path().join("n.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(rule, "")).unwrap();
+        station.start();
+        station.wait_connected();
+        publish(&broker, "old/t", false, &["{\"power\":2}"]);
+        publish(&broker, "new/t", false, &["{\"power\":3}"]);
+        wait_for("the second row", 10, || (station.rows() == 2).then_some(()));
+        let status = station.status();
+        assert_eq!(status["daemon"]["received"], 1, "MQTT {protocol}");
+        assert_eq!(status["daemon"]["rejects"], 0, "MQTT {protocol}");
+    }
 }
 
 /// The whole path: UPM days through mosquitto into the daemon; every stored row equals the file's.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono_tz::Tz;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use crate::clock::{Clock, midnights};
 use crate::config::Config;
@@ -100,7 +100,7 @@ impl HomeAssistant {
                 turned = session.turn() => match turned {
                     Ok(Heard::Nothing) => {}
                     Ok(Heard::SayAgain) => {
-                        backoff = Backoff::default();
+                        backoff.connected(Instant::now());
                         session.say_again();
                         self.tell(&mut session, &mut slow).await;
                     }
@@ -156,7 +156,7 @@ impl HomeAssistant {
 async fn wait(error: &LinkError, backoff: &mut Backoff) {
     tracing::debug!(%error, "the connection for Home Assistant broke");
     let refused = matches!(error, LinkError::Refused(_));
-    tokio::time::sleep(backoff.next(refused)).await;
+    tokio::time::sleep(backoff.next(refused, Instant::now())).await;
 }
 
 impl Slow {

@@ -23,7 +23,7 @@ use crate::http::Station;
 use crate::http::serve::{ServeError, Server};
 use crate::http::station::{Promoting, Training, Updating};
 use crate::mqtt::admission::Admission;
-use crate::mqtt::intake::{Acknowledger, Announced, Intake, IntakeShared};
+use crate::mqtt::intake::{Acknowledger, Announced, Intake, IntakeShared, kept_subscriptions};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
@@ -212,6 +212,7 @@ impl Daemon {
             clock: clock.clone(),
             expects_session: oldest.is_some(),
             subscribed: false,
+            formerly: kept_subscriptions(&reader)?,
             started: Instant::now(),
             waiting: None,
         };

@@ -83,6 +83,7 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
         clock: Arc::new(SystemClock),
         expects_session: false,
         subscribed: false,
+        formerly: Vec::new(),
         waiting: None,
         started: Instant::now(),
     };

@@ -4,6 +4,8 @@
 //! where there is no room it stops reading the socket, while acknowledgements and pings still go out;
 //! the broker's window, or TCP's where a broker keeps none, holds the rest back.
 
+mod acknowledger;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -19,15 +21,20 @@ use super::publish::Publisher;
 use crate::clock::Clock;
 use crate::fault;
 use crate::rate;
-use crate::reading::{Reading, TimeSource, TimestampMs};
+use crate::reading::{TimeSource, TimestampMs};
 use crate::store::{
-    AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Reject, SAMPLE_BYTES, Store, TOPIC_BYTES,
+    AckToken, Append, MAX_UNACKNOWLEDGED, Reader, Reject, SAMPLE_BYTES, Store, StoreError,
+    TOPIC_BYTES,
 };
+pub use acknowledger::Acknowledger;
 
 /// Requests that may wait for the connection: room for an acknowledgement of every message that can
 /// be unacknowledged at once, and for a few subscriptions, so that acknowledging never waits. Not
 /// left to the window: mosquitto 2.0.11 keeps none and sends all it has.
 pub const REQUESTS: usize = MAX_UNACKNOWLEDGED + 256;
+
+/// What the broker's session was last subscribed to is kept under this.
+const SUBSCRIPTIONS: &str = "subscriptions";
 
 /// What `status` shows of the intake.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -96,62 +103,6 @@ impl IntakeShared {
     }
 }
 
-/// Acknowledges what the writer has committed, and passes the readings on.
-///
-/// An acknowledgement belongs to the connection its message came in on: packet ids start again when
-/// the broker has lost the session, and a stale one would confirm another message. The epoch is
-/// checked and the request queued under one lock, so none can slip between a break and its notice.
-pub struct Acknowledger {
-    shared: Arc<IntakeShared>,
-    sender: LinkSender,
-    stored: flume::Sender<Reading>,
-    missed: Arc<AtomicBool>,
-}
-
-impl Acknowledger {
-    /// `stored` hears of committed readings; where it is full, `missed` is set instead.
-    pub fn new(
-        shared: Arc<IntakeShared>,
-        sender: LinkSender,
-        stored: flume::Sender<Reading>,
-        missed: Arc<AtomicBool>,
-    ) -> Self {
-        Self {
-            shared,
-            sender,
-            stored,
-            missed,
-        }
-    }
-}
-
-impl Committed for Acknowledger {
-    fn acknowledge(&mut self, tokens: &[AckToken]) {
-        let epoch = self.shared.epoch();
-        let ours = tokens
-            .iter()
-            .filter(|t| t.epoch == *epoch || fault::without("epochs"));
-        let packet_ids: Vec<u16> = ours.map(|t| t.packet_id).collect();
-        if !packet_ids.is_empty() && !self.sender.ack(packet_ids) {
-            // The queue is sized so that it cannot be. If it is, redelivery and the unique key make
-            // up for it; without a reconnect the broker's window would fill for good.
-            self.shared.reconnect.store(true, Ordering::SeqCst);
-            if let Some(more) = rate::log_line("ack_lost") {
-                tracing::error!("acknowledgements found their queue full{more}");
-            }
-        }
-    }
-
-    fn stored(&mut self, readings: Vec<Reading>) {
-        for reading in readings {
-            if self.stored.try_send(reading).is_err() {
-                self.missed.store(true, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
-}
-
 /// A topic whose messages are no readings: something is worth a look.
 pub struct Announced {
     /// Which.
@@ -184,6 +135,8 @@ pub struct Intake {
     pub expects_session: bool,
     /// Whether the broker has taken our subscriptions since we started.
     pub subscribed: bool,
+    /// What its session was subscribed to before that; see [`kept_subscriptions`].
+    pub formerly: Vec<String>,
     /// Since when monotonic time is counted.
     pub started: Instant,
     /// A message that found the writer's queue full; nothing is read until it has found room.
@@ -213,7 +166,7 @@ impl Intake {
                     }
                 }
                 Ok(LinkEvent::Connected { session_present }) => {
-                    backoff = Backoff::default();
+                    backoff.connected(Instant::now());
                     self.connected(session_present);
                 }
                 Ok(LinkEvent::Subscribed { refused }) => self.subscribed(refused),
@@ -309,16 +262,36 @@ impl Intake {
             self.session_lost();
         }
         // The session keeps our subscriptions; the rules may have changed since it was made.
-        if session_present && self.subscribed {
+        if (session_present || fault::without("resubscribe")) && self.subscribed {
             self.ready();
             return;
         }
         self.subscribed = false;
-        let announced = self.announced.iter().map(|a| a.topic.as_str());
-        let filters = self.reader.filters().chain(announced);
-        if !self.sender.subscribe(filters) {
+        let wanted = self.subscriptions();
+        let gone = self.formerly.iter().filter(|f| !wanted.contains(f));
+        let gone: Vec<String> = gone.filter(|_| session_present).cloned().collect();
+        // A session brings what rules that are no more have asked for until it is told otherwise.
+        let sent = (gone.is_empty() || self.sender.unsubscribe(gone))
+            && self.sender.subscribe(wanted.iter().map(String::as_str));
+        if !sent {
             self.shared.reconnect.store(true, Ordering::SeqCst);
         }
+    }
+
+    fn subscriptions(&self) -> Vec<String> {
+        let announced = self.announced.iter().map(|a| a.topic.as_str());
+        let wanted = self.reader.filters().chain(announced);
+        wanted.map(str::to_owned).collect()
+    }
+
+    fn keep(&self, wanted: Vec<String>) {
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            let text = serde_json::Value::from(wanted).to_string();
+            if let Err(error) = store.keep(SUBSCRIPTIONS, text).await {
+                tracing::warn!(%error, "what is subscribed to was not noted");
+            }
+        });
     }
 
     fn session_lost(&self) {
@@ -344,6 +317,11 @@ impl Intake {
             );
         }
         self.subscribed = true;
+        let wanted = self.subscriptions();
+        if self.formerly != wanted {
+            self.formerly.clone_from(&wanted);
+            self.keep(wanted);
+        }
         self.shared.lock().refused_filters = refused;
         self.ready();
     }
@@ -378,6 +356,14 @@ impl Intake {
     }
 }
 
+/// What the session at the broker was last subscribed to, as far as it is known.
+pub fn kept_subscriptions(reader: &Reader) -> Result<Vec<String>, StoreError> {
+    let kept = reader.kept(SUBSCRIPTIONS)?;
+    Ok(kept
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default())
+}
+
 /// What is kept of a message that could not become readings, and a word in the log.
 fn refuse(reason: RejectReason, message: Message, at: TimestampMs) -> Reject {
     let mut topic = message.topic;
@@ -408,7 +394,7 @@ async fn wait(
     error: &LinkError,
     backoff: &mut Backoff,
 ) -> bool {
-    let delay = backoff.next(matches!(error, LinkError::Refused(_)));
+    let delay = backoff.next(matches!(error, LinkError::Refused(_)), Instant::now());
     shared.lock().next_attempt = Some(clock.now().plus_ms(delay.as_millis() as i64));
     let _ = tokio::time::timeout(delay, shared.wake.notified()).await;
     shared.stopping()
@@ -417,59 +403,6 @@ async fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MqttConfig;
-    use crate::reading::{DeviceId, Values};
-
-    fn acknowledger() -> (Acknowledger, LinkLoop, flume::Receiver<Reading>) {
-        let options = LinkOptions::new(&MqttConfig::default(), "", None).unwrap();
-        let (sender, link) = Intake::options(options, "s".into()).open();
-        let (tx, rx) = flume::bounded(1);
-        let shared = Arc::new(IntakeShared::default());
-        (
-            Acknowledger::new(shared, sender, tx, Arc::default()),
-            link,
-            rx,
-        )
-    }
-
-    #[test]
-    fn every_message_that_can_be_unacknowledged_finds_room_for_its_acknowledgement() {
-        let (acknowledger, _link, _rx) = acknowledger();
-        for i in 0..REQUESTS {
-            assert!(
-                acknowledger.sender.ack(vec![1 + (i % 60_000) as u16]),
-                "{i}"
-            );
-        }
-        assert!(
-            !acknowledger.sender.ack(vec![1]),
-            "the queue is not bounded"
-        );
-    }
-
-    #[test]
-    fn an_acknowledgement_never_crosses_connections() {
-        let (mut acknowledger, mut link, _rx) = acknowledger();
-        let token = |epoch| AckToken {
-            epoch,
-            packet_id: 1,
-        };
-        *acknowledger.shared.epoch() = 2;
-        for epoch in [1, 2] {
-            for _ in 0..REQUESTS {
-                acknowledger.acknowledge(&[token(epoch)]);
-            }
-        }
-        assert!(
-            !acknowledger.sender.ack(vec![1]),
-            "only the second epoch's have filled the queue"
-        );
-        link.drop_connection();
-        assert!(
-            acknowledger.sender.ack(vec![1]),
-            "unsent acknowledgements outlived their connection"
-        );
-    }
 
     #[test]
     fn of_a_refused_message_only_the_beginning_is_kept() {
@@ -484,26 +417,5 @@ mod tests {
         assert_eq!(kept.topic.len(), TOPIC_BYTES);
         assert_eq!(kept.sample.len(), SAMPLE_BYTES);
         assert!(kept.sample.capacity() < 2 * SAMPLE_BYTES);
-    }
-
-    fn reading() -> Reading {
-        Reading {
-            device: DeviceId::new("t"),
-            ts: TimestampMs(0),
-            received: TimestampMs(0),
-            time_source: TimeSource::Device,
-            clock_trusted: true,
-            values: Values::default(),
-        }
-    }
-
-    #[test]
-    fn readings_that_nobody_fetches_are_missed_and_not_waited_for() {
-        let (mut acknowledger, _link, rx) = acknowledger();
-        acknowledger.stored(vec![reading()]);
-        assert!(!acknowledger.missed.load(Ordering::Relaxed));
-        acknowledger.stored(vec![reading()]);
-        assert!(acknowledger.missed.load(Ordering::Relaxed));
-        assert_eq!(rx.len(), 1);
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::packets::Incoming;
 use crate::fault;
+use crate::rate;
 use connection::{Connection, broken, push};
 pub use options::{LinkOptions, RECEIVE_MAXIMUM};
 
@@ -87,6 +88,7 @@ pub enum LinkEvent {
 enum Request {
     Ack(Vec<u16>),
     Subscribe(Vec<String>),
+    Unsubscribe(Vec<String>),
     Publish(Publish),
     Disconnect,
 }
@@ -111,6 +113,11 @@ impl LinkSender {
     pub fn subscribe<'a>(&self, filters: impl Iterator<Item = &'a str>) -> bool {
         let filters = filters.map(str::to_owned).collect();
         self.0.try_send(Request::Subscribe(filters)).is_ok()
+    }
+
+    /// Ends the subscriptions to `filters`; false where the request queue is full.
+    pub fn unsubscribe(&self, filters: Vec<String>) -> bool {
+        self.0.try_send(Request::Unsubscribe(filters)).is_ok()
     }
 
     /// Publishes retained at QoS 1; false where the request queue is full.
@@ -254,8 +261,19 @@ impl LinkLoop {
                 LinkEvent::Message(message)
             }
             Incoming::SubAck { refused } => LinkEvent::Subscribed { refused },
-            Incoming::PubAck(packet_id) => {
-                self.unconfirmed.retain(|(id, _)| *id != packet_id);
+            Incoming::PubAck { packet_id, refused } => {
+                let at = self.unconfirmed.iter().position(|(id, _)| *id == packet_id);
+                let publish = at.and_then(|at| self.unconfirmed.remove(at));
+                if let (Some((_, publish)), Some(why)) = (publish, refused)
+                    && let Some(more) = rate::log_line("publish")
+                {
+                    let topic = publish.topic;
+                    tracing::warn!(
+                        topic,
+                        why,
+                        "the broker refused what we published; check its access rules{more}"
+                    );
+                }
                 LinkEvent::Delivered
             }
             Incoming::Disconnect(why) => return Err(LinkError::Broken(why)),
@@ -277,6 +295,9 @@ impl LinkLoop {
             }
             Request::Subscribe(filters) => {
                 protocol.subscribe(c.next_packet_id(), &filters, &mut c.outbound);
+            }
+            Request::Unsubscribe(filters) => {
+                protocol.unsubscribe(c.next_packet_id(), &filters, &mut c.outbound);
             }
             Request::Publish(publish) => {
                 let id = c.next_packet_id();

@@ -45,8 +45,14 @@ pub(super) struct Welcome {
 pub(super) enum Incoming {
     ConnAck(Result<Welcome, LinkError>),
     Publish(Message),
-    SubAck { refused: usize },
-    PubAck(u16),
+    SubAck {
+        refused: usize,
+    },
+    PubAck {
+        packet_id: u16,
+        /// Why the broker did not take the message; MQTT 3.1.1 cannot say.
+        refused: Option<String>,
+    },
     Disconnect(String),
     Other,
 }
@@ -96,47 +102,46 @@ impl Protocol {
         out.extend_from_slice(&[0x40, 2, high, low]);
     }
 
+    /// At QoS 1; with MQTT 5 without the retained messages where the subscription stands already: the session
+    /// has brought what came since.
     pub(super) fn subscribe(self, packet_id: u16, filters: &[String], out: &mut BytesMut) {
-        match self {
-            Self::V5 => {
-                let filters = filters.iter().map(|f| {
-                    let mut filter = p5::Filter::new(f, v5::QoS::AtLeastOnce);
-                    // Not at each reconnect: the session has brought what came since.
-                    filter.retain_forward_rule = p5::RetainForwardRule::OnNewSubscribe;
-                    filter
-                });
-                let mut subscribe = p5::Subscribe::new_many(filters, None);
-                subscribe.pkid = packet_id;
-                let _ = p5::Packet::Subscribe(subscribe).write(out, None);
-            }
-            Self::V311 => {
-                let filters = filters
-                    .iter()
-                    .map(|f| p4::SubscribeFilter::new(f.clone(), v4::QoS::AtLeastOnce));
-                let mut subscribe = p4::Subscribe::new_many(filters);
-                subscribe.pkid = packet_id;
-                let _ = p4::Packet::Subscribe(subscribe).write(out, usize::MAX);
-            }
+        let options = match self {
+            Self::V5 => 0x11,
+            Self::V311 => 0x01,
+        };
+        let mut body = self.head(packet_id);
+        for filter in filters {
+            put_text(filter, &mut body);
+            body.put_u8(options);
         }
+        put_packet(0x82, &body, out);
+    }
+
+    pub(super) fn unsubscribe(self, packet_id: u16, filters: &[String], out: &mut BytesMut) {
+        let mut body = self.head(packet_id);
+        for filter in filters {
+            put_text(filter, &mut body);
+        }
+        put_packet(0xa2, &body, out);
     }
 
     /// Retained, at QoS 1.
     pub(super) fn publish(self, packet_id: u16, topic: &str, payload: &str, out: &mut BytesMut) {
-        match self {
-            Self::V5 => {
-                let qos = v5::QoS::AtLeastOnce;
-                let mut publish = p5::Publish::new(topic, qos, payload.to_owned(), None);
-                publish.pkid = packet_id;
-                publish.retain = true;
-                let _ = p5::Packet::Publish(publish).write(out, None);
-            }
-            Self::V311 => {
-                let mut publish = p4::Publish::new(topic, v4::QoS::AtLeastOnce, payload);
-                publish.pkid = packet_id;
-                publish.retain = true;
-                let _ = p4::Packet::Publish(publish).write(out, usize::MAX);
-            }
+        let mut body = BytesMut::with_capacity(topic.len() + payload.len() + 5);
+        put_text(topic, &mut body);
+        body.unsplit(self.head(packet_id));
+        body.extend_from_slice(payload.as_bytes());
+        put_packet(0x33, &body, out);
+    }
+
+    /// A packet id, and with MQTT 5 that there are no properties.
+    fn head(self, packet_id: u16) -> BytesMut {
+        let mut head = BytesMut::new();
+        head.put_u16(packet_id);
+        if self == Self::V5 {
+            head.put_u8(0);
         }
+        head
     }
 
     pub(super) fn ping(self, out: &mut BytesMut) {
@@ -146,6 +151,23 @@ impl Protocol {
     pub(super) fn disconnect(self, out: &mut BytesMut) {
         out.extend_from_slice(&[0xe0, 0]);
     }
+}
+
+fn put_text(text: &str, out: &mut BytesMut) {
+    out.put_u16(text.len() as u16);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// The first byte, the length in groups of seven bits, the rest.
+fn put_packet(first: u8, body: &[u8], out: &mut BytesMut) {
+    out.put_u8(first);
+    let mut left = body.len();
+    while left > 0x7f {
+        out.put_u8((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    out.put_u8(left as u8);
+    out.extend_from_slice(body);
 }
 
 /// What has been read and not yet understood.
@@ -257,7 +279,7 @@ fn fixed_header(bytes: &[u8]) -> Option<(u8, usize, usize)> {
 }
 
 fn incoming_v5(packet: p5::Packet) -> Incoming {
-    use p5::{ConnectReturnCode as Code, Packet, SubscribeReasonCode};
+    use p5::{ConnectReturnCode as Code, Packet, PubAckReason, SubscribeReasonCode};
     match packet {
         Packet::ConnAck(c) if c.code == Code::Success => {
             let p = c.properties.as_ref();
@@ -270,12 +292,11 @@ fn incoming_v5(packet: p5::Packet) -> Incoming {
                 receive_maximum: p.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
             }))
         }
-        Packet::ConnAck(c) => Incoming::ConnAck(Err(match c.code {
-            Code::BadUserNamePassword | Code::NotAuthorized | Code::Banned => {
-                LinkError::Refused(format!("{:?}", c.code))
-            }
-            code => LinkError::Broken(format!("the broker answers {code:?}")),
-        })),
+        Packet::ConnAck(c) => {
+            use Code::{BadUserNamePassword, Banned, NotAuthorized};
+            let unwelcome = matches!(c.code, BadUserNamePassword | NotAuthorized | Banned);
+            not_let_in(unwelcome, c.code)
+        }
         Packet::Publish(p) => Incoming::Publish(Message {
             topic: p.topic.into(),
             payload: p.payload.into(),
@@ -290,12 +311,27 @@ fn incoming_v5(packet: p5::Packet) -> Incoming {
                 .filter(|c| !matches!(c, SubscribeReasonCode::Success(qos) if *qos as u8 > 0))
                 .count(),
         },
-        Packet::PubAck(a) => Incoming::PubAck(a.pkid),
+        Packet::PubAck(a) => {
+            use PubAckReason::{NoMatchingSubscribers, Success};
+            let taken = matches!(a.reason, Success | NoMatchingSubscribers);
+            Incoming::PubAck {
+                packet_id: a.pkid,
+                refused: (!taken).then(|| format!("{:?}", a.reason)),
+            }
+        }
         Packet::Disconnect(d) => {
             Incoming::Disconnect(format!("the broker ends it: {:?}", d.reason_code))
         }
         _ => Incoming::Other,
     }
+}
+
+fn not_let_in(unwelcome: bool, code: impl std::fmt::Debug) -> Incoming {
+    Incoming::ConnAck(Err(if unwelcome {
+        LinkError::Refused(format!("{code:?}"))
+    } else {
+        LinkError::Broken(format!("the broker answers {code:?}"))
+    }))
 }
 
 fn incoming_v4(packet: p4::Packet) -> Incoming {
@@ -306,12 +342,10 @@ fn incoming_v4(packet: p4::Packet) -> Incoming {
             keep_alive: None,
             receive_maximum: u16::MAX,
         })),
-        Packet::ConnAck(c) => Incoming::ConnAck(Err(match c.code {
-            Code::BadUserNamePassword | Code::NotAuthorized => {
-                LinkError::Refused(format!("{:?}", c.code))
-            }
-            code => LinkError::Broken(format!("the broker answers {code:?}")),
-        })),
+        Packet::ConnAck(c) => {
+            let unwelcome = matches!(c.code, Code::BadUserNamePassword | Code::NotAuthorized);
+            not_let_in(unwelcome, c.code)
+        }
         Packet::Publish(p) => Incoming::Publish(Message {
             topic: p.topic.into_bytes(),
             payload: p.payload.into(),
@@ -326,71 +360,13 @@ fn incoming_v4(packet: p4::Packet) -> Incoming {
                 .filter(|c| !matches!(c, SubscribeReasonCode::Success(qos) if *qos as u8 > 0))
                 .count(),
         },
-        Packet::PubAck(a) => Incoming::PubAck(a.pkid),
+        Packet::PubAck(a) => Incoming::PubAck {
+            packet_id: a.pkid,
+            refused: None,
+        },
         _ => Incoming::Other,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn inbound(protocol: Protocol, limit: usize, bytes: &[u8]) -> Inbound {
-        let mut inbound = Inbound::new(protocol, limit);
-        inbound.bytes.extend_from_slice(bytes);
-        inbound
-    }
-
-    fn message(packet: Option<Incoming>) -> Message {
-        match packet {
-            Some(Incoming::Publish(message)) => message,
-            _ => panic!("no message"),
-        }
-    }
-
-    #[test]
-    fn a_message_too_large_is_cut_and_the_next_one_follows() {
-        for protocol in [Protocol::V5, Protocol::V311] {
-            let mut sent = BytesMut::new();
-            protocol.publish(7, "a/b", &"x".repeat(50_000), &mut sent);
-            protocol.publish(8, "a/c", "good", &mut sent);
-            let mut inbound = inbound(protocol, 10_000, &[]);
-            let mut seen = Vec::new();
-            for part in sent.chunks(999) {
-                inbound.bytes.extend_from_slice(part);
-                while let Some(packet) = inbound.next().unwrap() {
-                    seen.push(message(Some(packet)));
-                }
-            }
-            assert_eq!(seen.len(), 2);
-            assert_eq!((seen[0].packet_id, seen[0].cut), (7, true));
-            assert_eq!(seen[0].topic, b"a/b");
-            assert_eq!(seen[0].payload.len(), SAMPLE_BYTES);
-            assert_eq!((seen[1].packet_id, seen[1].cut), (8, false));
-            assert_eq!(seen[1].payload, b"good");
-        }
-    }
-
-    #[test]
-    fn what_is_no_mqtt_is_an_error_and_no_endless_wait() {
-        for bytes in [
-            &[0xffu8, 0xff, 0xff, 0xff, 0xff, 0xff][..],
-            &[0x30, 0xff, 0xff, 0xff, 0xff, 0x7f],
-            &[0x00, 0x00, 0x00],
-        ] {
-            assert!(inbound(Protocol::V5, 1000, bytes).next().is_err());
-            assert!(inbound(Protocol::V311, 1000, bytes).next().is_err());
-        }
-        let waits = inbound(Protocol::V5, 1000, &[0x30]).next();
-        assert!(waits.unwrap().is_none());
-    }
-
-    #[test]
-    fn acknowledgements_are_the_same_bytes_as_the_library_writes() {
-        let (mut ours, mut v5, mut v4) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
-        Protocol::V5.ack(0x1234, &mut ours);
-        let _ = p5::Packet::PubAck(p5::PubAck::new(0x1234, None)).write(&mut v5, None);
-        let _ = p4::Packet::PubAck(p4::PubAck::new(0x1234)).write(&mut v4, usize::MAX);
-        assert_eq!((&ours, &ours), (&v5, &v4));
-    }
-}
+mod tests;

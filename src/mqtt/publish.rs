@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender};
@@ -88,7 +88,7 @@ impl PublishLoop {
         loop {
             match self.link.poll(true).await {
                 Ok(LinkEvent::Connected { .. }) => {
-                    backoff = Backoff::default();
+                    backoff.connected(Instant::now());
                     self.shared.connected.store(true, Ordering::SeqCst);
                 }
                 Ok(LinkEvent::Delivered) => {
@@ -101,7 +101,7 @@ impl PublishLoop {
                     self.shared.connected.store(false, Ordering::SeqCst);
                     let wake = self.shared.wake.notified();
                     let refused = matches!(error, LinkError::Refused(_));
-                    let _ = tokio::time::timeout(backoff.next(refused), wake).await;
+                    let _ = tokio::time::timeout(backoff.next(refused, Instant::now()), wake).await;
                     if self.shared.stopping.load(Ordering::SeqCst) {
                         return;
                     }

@@ -188,8 +188,7 @@ fn a_flood_of_good_messages_is_held_back_and_stored() {
         count(1, 3),
         "back_pressure",
         |without, _| {
-            // More than 65,535 that wait for a connected subscriber mosquitto 2.0 loses itself, whoever subscribes.
-            let messages = if full() { 60_000 } else { 20_000 };
+            let messages = if full() { 100_000 } else { 20_000 };
             let dir = tempfile::tempdir().unwrap();
             let broker = Broker::start(dir.path(), "");
             let mut station = Station::new(&broker.url(), "");
@@ -200,7 +199,9 @@ fn a_flood_of_good_messages_is_held_back_and_stored() {
             station.signal("-STOP");
             let readings = numbered(messages);
             let lines: Vec<&str> = readings.iter().map(String::as_str).collect();
-            publish(&broker, "solar/t/telemetry", false, &lines);
+            for part in lines.chunks(50_000) {
+                publish(&broker, "solar/t/telemetry", false, part);
+            }
             station.signal("-CONT");
             let mut harm = harm_at_the_end(&broker, &station, messages);
             harm.lost += i64::from(resident_peak_mib(&station) > RESIDENT_MIB);
@@ -217,10 +218,15 @@ fn a_flood_of_good_messages_is_held_back_and_stored() {
 }
 
 /// A device that believes it is 1970, or ten years ahead: stored once each, under the time of receipt,
-/// flagged, and not learnt from. The control believes 1970 (`max_age_days`).
+/// flagged, and not learnt from. The control believes 1970.
 #[test]
 fn absurd_device_clocks_are_flagged_and_the_time_of_receipt_is_used() {
-    let scenario = |believe: &str| {
+    let scenario = |without: &'static str, _| {
+        let believe = if without.is_empty() {
+            ""
+        } else {
+            "max_age_days = 36500"
+        };
         let dir = tempfile::tempdir().unwrap();
         let broker = Broker::start(dir.path(), "");
         let mut station = Station::new(&broker.url(), believe);
@@ -251,14 +257,8 @@ fn absurd_device_clocks_are_flagged_and_the_time_of_receipt_is_used() {
     check(
         "device clocks at 1970 and +10 years",
         count(1, 5),
-        "",
-        |_, _| scenario(""),
-    );
-    let believed = scenario("max_age_days = 36500");
-    assert_ne!(
-        believed,
-        Harm::default(),
-        "the scenario does not notice what is believed"
+        "max_age_days",
+        scenario,
     );
 }
 
