@@ -50,6 +50,10 @@ fn a_running_station_is_sound_and_left_as_it_is() {
     ] {
         assert_eq!(grade(&findings, check), "ok", "{findings}");
     }
+    assert!(
+        findings.to_string().contains("mosquitto version 2."),
+        "{findings}"
+    );
     // Nothing was published meanwhile, which is worth a word and no more.
     assert_eq!(grade(&findings, "subscriptions"), "warning");
     if !on_memory(&station) {

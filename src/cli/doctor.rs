@@ -10,7 +10,7 @@ use rustix::fs::{Access as Mode, StatVfsMountFlags};
 use super::{Exit, Failure, Outcome, block_on, load};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Protocol};
-use crate::doctor::{self, Access, Broker, Database, Disk, Env, Grade};
+use crate::doctor::{self, Access, Broker, Database, Disk, Env, Grade, Told};
 use crate::errors::chain;
 use crate::http::client;
 use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender};
@@ -18,6 +18,10 @@ use crate::store::{Reader, StoreLock};
 
 /// How long the broker may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the broker may take to say something of itself; it keeps that ready.
+const TOLD: Duration = Duration::from_secs(2);
+const VERSION: &str = "$SYS/broker/version";
+const DROPPED: &str = "$SYS/broker/publish/messages/dropped";
 /// How long we listen for a first message.
 const LISTEN: Duration = Duration::from_secs(5);
 
@@ -139,6 +143,8 @@ async fn ask_broker(config: &Config, credentials: Option<&Path>) -> Broker {
                 keeps_sessions,
                 refused_filters,
                 heard,
+                // Some brokers throw out who asks.
+                told: told(config, credentials).await.unwrap_or_default(),
             },
             Err(error) => Broker::Unreachable(chain(&error)),
         },
@@ -162,13 +168,7 @@ async fn sessions(config: &Config, credentials: Option<&Path>) -> Result<bool, L
     for _ in 0..2 {
         let (sender, mut link) = open(config, credentials, true)?;
         present = connect(&mut link).await?;
-        sender.disconnect();
-        // Until the goodbye is out; that the connection then breaks is how it ends.
-        while let Ok(event) = answer(&mut link, ANSWER).await {
-            if let LinkEvent::Disconnected = event {
-                break;
-            }
-        }
+        leave(&sender, &mut link).await;
     }
     Ok(present)
 }
@@ -192,13 +192,43 @@ async fn listen(
             Err(_) => break,
         }
     }
+    leave(&sender, &mut link).await;
+    Ok((answered, heard))
+}
+
+/// What mosquitto keeps under `$SYS`.
+async fn told(config: &Config, credentials: Option<&Path>) -> Result<Told, LinkError> {
+    let (sender, mut link) = open(config, credentials, false)?;
+    connect(&mut link).await?;
+    sender.subscribe([VERSION, DROPPED].into_iter());
+    let mut told = Told::default();
+    let end = tokio::time::Instant::now() + TOLD;
+    while told.version.is_none() || told.dropped.is_none() {
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let message = match answer(&mut link, left).await {
+            Ok(LinkEvent::Message(message)) => message,
+            Ok(_) => continue,
+            Err(_) => break,
+        };
+        let text = String::from_utf8_lossy(&message.payload);
+        if message.topic == VERSION.as_bytes() {
+            told.version = Some(text.chars().take(60).collect());
+        } else {
+            told.dropped = text.trim().parse().ok();
+        }
+    }
+    leave(&sender, &mut link).await;
+    Ok(told)
+}
+
+/// Until the goodbye is out; that the connection then breaks is how it ends.
+async fn leave(sender: &LinkSender, link: &mut LinkLoop) {
     sender.disconnect();
-    while let Ok(event) = answer(&mut link, ANSWER).await {
+    while let Ok(event) = answer(link, ANSWER).await {
         if let LinkEvent::Disconnected = event {
             break;
         }
     }
-    Ok((answered, heard))
 }
 
 fn open(

@@ -59,7 +59,18 @@ pub enum Broker {
         refused_filters: Option<usize>,
         /// A message arrived while we listened.
         heard: bool,
+        /// What it says of itself.
+        told: Told,
     },
+}
+
+/// What a broker publishes about itself below `$SYS/broker`, as far as it does and lets us see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Name and version.
+    pub version: Option<String>,
+    /// Messages it has dropped since its start, because too many waited for some client.
+    pub dropped: Option<u64>,
 }
 
 /// Whether we may write somewhere.
@@ -133,6 +144,7 @@ pub const CHECKS: &[fn(&Env) -> Finding] = &[
     broker,
     session,
     subscriptions,
+    dropped,
     database_folder,
     socket,
     secrets,
@@ -224,7 +236,11 @@ fn broker(env: &Env) -> Finding {
             format!("{url} answers; MQTT 3.1.1 as configured"),
             "with protocol = \"5\" the broker holds back what is too large or too much",
         ),
-        Broker::Answered { .. } => ok(check, format!("{url} answers and speaks MQTT 5")),
+        Broker::Answered { told, .. } => {
+            let version = told.version.as_ref().map(|v| format!(" ({v})"));
+            let version = version.unwrap_or_default();
+            ok(check, format!("{url} answers and speaks MQTT 5{version}"))
+        }
     }
 }
 
@@ -280,6 +296,25 @@ fn subscriptions(env: &Env) -> Finding {
         ),
         Broker::Answered { .. } => ok(check, "granted at QoS 1, and messages arrive"),
         _ => unasked(check),
+    }
+}
+
+fn dropped(env: &Env) -> Finding {
+    let check = "dropped";
+    let Broker::Answered { told, .. } = &env.broker else {
+        return unasked(check);
+    };
+    match told.dropped {
+        None => ok(check, "the broker does not tell this user what it drops"),
+        Some(0) => ok(check, "the broker has dropped nothing since its start"),
+        Some(messages) => warning(
+            check,
+            format!(
+                "since its start the broker has dropped {messages} messages for one client or another"
+            ),
+            "where they were for nightwatt while it was away or its disk full, raise max_queued_messages \
+             and max_queued_bytes (config/mosquitto.conf)",
+        ),
     }
 }
 

@@ -14,6 +14,10 @@ fn healthy() -> Env {
             keeps_sessions: true,
             refused_filters: Some(0),
             heard: true,
+            told: Told {
+                version: Some("mosquitto version 2.0.11".into()),
+                dropped: Some(0),
+            },
         },
         folder: Access::Writable,
         file: Access::Writable,
@@ -37,6 +41,7 @@ fn answered(keeps_sessions: bool, refused_filters: Option<usize>, heard: bool) -
         keeps_sessions,
         refused_filters,
         heard,
+        told: Told::default(),
     }
 }
 
@@ -60,7 +65,7 @@ fn a_healthy_station_has_nothing_to_do() {
 fn each_check_goes_red_for_what_it_looks_at_and_says_what_to_do() {
     use Grade::{Problem, Warning};
     type Break = fn(&mut Env);
-    let cases: [(&str, Grade, Break); 32] = [
+    let cases: [(&str, Grade, Break); 34] = [
         ("configuration", Warning, |e| e.config.site.latitude = None),
         ("broker", Problem, |e| {
             e.broker = Broker::Unreachable("refused".into())
@@ -86,6 +91,12 @@ fn each_check_goes_red_for_what_it_looks_at_and_says_what_to_do() {
             e.broker = answered(true, Some(0), false)
         }),
         ("subscriptions", Warning, |e| e.broker = Broker::OnlyV311),
+        ("dropped", Warning, |e| {
+            if let Broker::Answered { told, .. } = &mut e.broker {
+                told.dropped = Some(500);
+            }
+        }),
+        ("dropped", Warning, |e| e.broker = Broker::OnlyV311),
         ("permissions", Problem, |e| e.folder = Access::Denied),
         ("permissions", Problem, |e| e.file = Access::Denied),
         ("permissions", Warning, |e| e.folder = Access::Missing),
@@ -143,6 +154,13 @@ fn each_check_goes_red_for_what_it_looks_at_and_says_what_to_do() {
     let mut env = healthy();
     (env.holder, env.daemon_answers, env.database) = (None, false, Database::Absent);
     assert!(examine(&env).iter().all(|f| f.grade != Problem));
+    env.broker = answered(true, Some(0), true);
+    let silent = examine(&env);
+    assert!(
+        silent
+            .iter()
+            .any(|f| f.check == "dropped" && f.grade == Grade::Ok)
+    );
 }
 
 #[test]
