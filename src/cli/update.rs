@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hyper::Method;
+use hyper::{Method, StatusCode};
 
 use super::{Exit, Failure, JsonArg, Outcome, block_on, load};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::daemon::reload;
+use crate::errors::chain;
 use crate::http::client::{self, ClientError};
 use crate::logging::{self, Format};
 use crate::store::Reader;
@@ -104,7 +105,9 @@ fn perform(config: &Config, path: Option<&Path>, ask: Ask, json: bool) -> Outcom
             client::request_within(TRANSFER_LIMIT, socket, Method::POST, "/api/update", body);
         match asking.await {
             Ok(answer) => Ok(Some(serde_json::from_value::<Report>(answer)?)),
-            Err(ClientError::Refused { detail, .. }) => Err(Failure(Exit::Failed, detail)),
+            Err(ClientError::Refused { status, detail, .. }) => {
+                Err(Failure(exit(status == StatusCode::BAD_REQUEST), detail))
+            }
             Err(ClientError::NotRunning { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -115,7 +118,8 @@ fn perform(config: &Config, path: Option<&Path>, ask: Ask, json: bool) -> Outcom
             logging::to_stderr(Format::Text, "warn");
             own_the_store(config)?;
             let now = SystemClock.trusted().then(|| SystemClock.now());
-            Updater::new(config, path, None)?.perform(&ask, now)?
+            let done = Updater::new(config, path, None)?.perform(&ask, now);
+            done.map_err(|e| Failure(exit(e.is_misuse()), chain(&e)))?
         }
     };
     if json {
@@ -127,6 +131,14 @@ fn perform(config: &Config, path: Option<&Path>, ask: Ask, json: bool) -> Outcom
         Ended::Refused => Exit::Failed,
         _ => Exit::Done,
     })
+}
+
+/// How a call ends that could not be done.
+fn exit(misuse: bool) -> Exit {
+    match misuse {
+        true => Exit::Usage,
+        false => Exit::Failed,
+    }
 }
 
 /// What root writes the daemon could not change any more.

@@ -263,7 +263,7 @@ impl Daemon {
             training: nights.running(),
             hint,
             broken: broken.clone(),
-            one: Arc::default(),
+            going: Arc::default(),
         };
         let station = Arc::new(RunningStation {
             updates: updates.clone(),
@@ -600,7 +600,7 @@ impl Station for RunningStation {
     }
 
     fn update(&self, ask: Ask) -> Updating<'_> {
-        Box::pin(async move { self.updates.perform(ask, "manual", None).await })
+        Box::pin(async move { self.updates.perform(ask, updates::MANUAL, None).await })
     }
 
     fn promote(&self, version: Option<i64>) -> Promoting<'_> {

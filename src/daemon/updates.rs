@@ -1,18 +1,18 @@
-//! Updates in the daemon: looked for on schedule, on a hint and on request; a version on trial proves itself here.
+//! Updates in the daemon: looked for on schedule, on a hint and on request, one at a time.
+
+mod trial;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::Method;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock::{Clock, WatchedClock};
 use crate::config::{AutoUpdate, Config};
 use crate::errors::chain;
-use crate::http::client;
 use crate::reading::TimestampMs;
 use crate::schedule;
 use crate::shutdown::Shutdown;
@@ -20,20 +20,14 @@ use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
 use crate::update::launcher::Launched;
 use crate::update::{Ask, Here, Outcome, Report, UpdateError, Updater, Verb};
 
+/// What a person asks for.
+pub(super) const MANUAL: &str = "manual";
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR_MS: i64 = 3_600_000;
 /// However many announcements come, one of them is looked after in this time.
 const HINT_SPACING: Duration = Duration::from_secs(600);
 /// While the clock is not trusted the schedule is not either; then it is running time.
 const UNTRUSTED_SPACING: Duration = Duration::from_secs(24 * 3600);
-/// A version on trial is asked this often whether it does what it has to.
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-/// And has so long to do it.
-const PROBE_LIMIT: Duration = Duration::from_secs(5);
-/// One that has not proved itself in so many times its time starts again, with a try less.
-const GIVE_UP_AFTER: u32 = 5;
-/// The answer to whoever asked goes out first.
-const ANSWER_GRACE: Duration = Duration::from_millis(200);
 /// Asked again with the same result within this, nothing is noted anew.
 const STALE_MS: i64 = 25 * HOUR_MS;
 
@@ -61,7 +55,25 @@ pub(super) struct Updates {
     pub(super) hint: Arc<Notify>,
     /// Set where the daemon ended because a part of it did.
     pub(super) broken: Arc<AtomicBool>,
-    pub(super) one: Arc<Mutex<()>>,
+    pub(super) going: Arc<Mutex<Option<Going>>>,
+}
+
+/// How an update ended, for everybody who waits for it.
+type Done = Result<Report, Arc<UpdateError>>;
+
+/// An update under way, or the last one.
+pub(super) struct Going {
+    ask: Ask,
+    what: String,
+    since: TimestampMs,
+    done: watch::Receiver<Option<Done>>,
+}
+
+impl Going {
+    /// Whoever does it has told how it ended, or cannot any more.
+    fn is_over(&self) -> bool {
+        self.done.has_changed().is_err() || self.done.borrow().is_some()
+    }
 }
 
 impl Updates {
@@ -73,31 +85,125 @@ impl Updates {
             () = self.prove() => {}
             () = self.look() => {}
         }
+        self.wind_up().await;
     }
 
-    /// Does what is asked and logs it as a run; the launcher is called where another version is due.
+    /// What goes on has been stopped and closes its run; a version on trial that ends in order has not crashed.
+    async fn wind_up(&self) {
+        let going = (self
+            .going
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref())
+        .map(|g| g.done.clone());
+        if let Some(mut done) = going {
+            let _ = done.wait_for(Option::is_some).await;
+        }
+        if let Some(sequence) = self.on_trial()
+            && !self.broken.load(Ordering::SeqCst)
+            && let Err(error) = self.note_ready(sequence, false).await
+        {
+            tracing::warn!("this end will be taken for a crash: {}", chain(&error));
+        }
+    }
+
+    /// Does what is asked and logs it as a run; the launcher is called where another version is due. Who asks for
+    /// what is going on already gets its answer; it goes on whether or not they still wait.
     pub(super) async fn perform(
         &self,
         ask: Ask,
         trigger: &'static str,
         nominal: Option<TimestampMs>,
-    ) -> Result<Report, String> {
-        let _one = self.one.try_lock().map_err(|_| chain(&UpdateError::Busy))?;
+    ) -> Done {
+        let mut done = self.begin(ask, trigger, nominal)?;
+        match done.wait_for(Option::is_some).await {
+            Ok(done) => done.clone().unwrap_or(Err(Arc::new(UpdateError::Broke))),
+            Err(_) => Err(Arc::new(UpdateError::Broke)),
+        }
+    }
+
+    /// Joins what is going on, or begins.
+    fn begin(
+        &self,
+        ask: Ask,
+        trigger: &'static str,
+        nominal: Option<TimestampMs>,
+    ) -> Result<watch::Receiver<Option<Done>>, Arc<UpdateError>> {
+        let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
+        match going.as_ref().filter(|g| !g.is_over()) {
+            Some(same) if same.ask == ask => return Ok(same.done.clone()),
+            Some(other) => {
+                let (what, since) = (other.what.clone(), other.since);
+                return Err(Arc::new(UpdateError::Going { what, since }));
+            }
+            None => {}
+        }
+        let (tell, done) = watch::channel(None);
+        let source = ask.source.as_ref().unwrap_or(&self.config.update.source);
+        *going = Some(Going {
+            what: match ask.verb {
+                Verb::Rollback => "rollback".into(),
+                verb => format!("{} from {source:?}", verb.as_str()),
+            },
+            ask: ask.clone(),
+            since: self.clock.now(),
+            done: done.clone(),
+        });
+        let this = self.clone();
+        tokio::spawn(async move {
+            let done = this.carry_out(ask, trigger, nominal).await;
+            let switched = done
+                .as_ref()
+                .is_ok_and(|report| matches!(report.outcome, Outcome::Trial | Outcome::RolledBack));
+            // Nobody may wait any more.
+            let _ = tell.send(Some(done));
+            if switched {
+                this.relaunch();
+            }
+        });
+        Ok(done)
+    }
+
+    async fn carry_out(
+        &self,
+        ask: Ask,
+        trigger: &'static str,
+        nominal: Option<TimestampMs>,
+    ) -> Done {
+        let (mode, manual) = (ask.verb.as_str(), trigger == MANUAL);
+        let asked = ask.clone();
+        let admitted = self.with_updater(move |updater| updater.admit(&asked));
+        let admitted = admitted.await;
+        // Whoever asked for the wrong thing is told so, and the history is not.
+        if let Err(error) = &admitted
+            && manual
+            && error.is_misuse()
+        {
+            return Err(error.clone());
+        }
         let run = NewRun {
             kind: "update",
-            mode: ask.verb.as_str().into(),
+            mode: mode.into(),
             trigger,
             nominal,
             started: self.clock.now(),
         };
-        let run_id = self.store.start_run(run).await.map_err(|e| chain(&e))?;
+        let run_id = (self.store.start_run(run).await).map_err(|e| Arc::new(e.into()))?;
         let trusted_now = self.trusted_now();
-        let done = self
-            .with_updater(move |updater| updater.perform(&ask, trusted_now))
-            .await;
+        let done = match admitted {
+            Ok(()) => {
+                self.with_updater(move |updater| updater.perform(&ask, trusted_now))
+                    .await
+            }
+            Err(error) => Err(error),
+        };
         let (outcome, text) = match &done {
             Ok(report) => (run_outcome(report.outcome), report.text.clone()),
-            Err(why) => (RunOutcome::Failed, why.clone()),
+            // No stick, or an end that is nobody's failure: the next look is as good.
+            Err(error) if error.is_misuse() || matches!(**error, UpdateError::Stopped) => {
+                (RunOutcome::Skipped, chain(error))
+            }
+            Err(error) => (RunOutcome::Failed, chain(error)),
         };
         tracing::info!(outcome = outcome.as_str(), "update: {text}");
         let report = done
@@ -112,12 +218,10 @@ impl Updates {
         if let Err(error) = closed {
             tracing::warn!("the update's run was not closed: {}", chain(&error));
         }
-        if let Ok(report) = &done {
-            match report.outcome {
-                Outcome::Refused => self.note_once("update_refused", text).await,
-                Outcome::Trial | Outcome::RolledBack => self.relaunch(),
-                _ => {}
-            }
+        if let Ok(report) = &done
+            && report.outcome == Outcome::Refused
+        {
+            self.note_once("update_refused", text).await;
         }
         done
     }
@@ -142,23 +246,24 @@ impl Updates {
     async fn with_updater<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Updater<'_>) -> Result<T, UpdateError> + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> Result<T, Arc<UpdateError>> {
         let (config, launch) = (self.config.clone(), self.launch.clone());
+        let stop = self.shutdown.clone();
         let task = tokio::task::spawn_blocking(move || {
-            let updater = Updater::new(
+            let mut updater = Updater::new(
                 &config,
                 launch.config_path.as_deref(),
                 launch.launched.as_ref(),
             )?;
+            updater.terms.stop = stop;
             work(&updater)
         });
-        match task.await {
-            Ok(done) => done.map_err(|e| chain(&e)),
-            Err(_) => Err("the update broke off".into()),
-        }
+        task.await
+            .unwrap_or(Err(UpdateError::Broke))
+            .map_err(Arc::new)
     }
 
-    /// Ends the daemon in order; the launcher takes its place.
+    /// Ends the daemon in order, which sends the last answers; the launcher takes its place.
     fn relaunch(&self) {
         if self.launch.launched.is_none() {
             tracing::warn!(
@@ -166,12 +271,8 @@ impl Updates {
             );
             return;
         }
-        let (shutdown, again) = (self.shutdown.clone(), self.launch.again.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(ANSWER_GRACE).await;
-            again.store(true, Ordering::SeqCst);
-            shutdown.begin();
-        });
+        self.launch.again.store(true, Ordering::SeqCst);
+        self.shutdown.begin();
     }
 
     /// Looks for updates where that is asked for: on schedule, after an announcement, and tries what waits
@@ -279,7 +380,10 @@ impl Updates {
                 .collect::<Vec<_>>())
         });
         match unnoted.await {
-            Err(why) => tracing::warn!("the state of updates could not be looked at: {why}"),
+            Err(error) => tracing::warn!(
+                "the state of updates could not be looked at: {}",
+                chain(&error)
+            ),
             Ok(rejections) if rejections.is_empty() => {}
             Ok(rejections) => {
                 for r in rejections {
@@ -293,89 +397,11 @@ impl Updates {
                     let _lock = updater.layout.lock()?;
                     updater.layout.all_noted()
                 });
-                if let Err(why) = noted.await {
-                    tracing::warn!("an event may come twice: {why}");
+                if let Err(error) = noted.await {
+                    tracing::warn!("an event may come twice: {}", chain(&error));
                 }
             }
         }
-    }
-
-    /// Commits the version on trial once it has done everything it has to for long enough without a break:
-    /// the store takes a write (which only a turning writer answers) and the socket answers a request. The
-    /// watchdog is the service manager's to watch. Whether there is a broker does not count.
-    async fn prove(&self) {
-        let Some(sequence) = self
-            .launch
-            .launched
-            .as_ref()
-            .filter(|l| l.trial)
-            .and_then(|l| l.sequence)
-        else {
-            return std::future::pending().await;
-        };
-        let needed = Duration::from_secs(u64::from(self.config.update.trial_s));
-        let (began, mut good_since) = (Instant::now(), Instant::now());
-        tracing::info!(
-            sequence,
-            seconds = needed.as_secs(),
-            "this version is on trial"
-        );
-        let mut beat = tokio::time::interval(PROBE_EVERY.min(needed));
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            beat.tick().await;
-            if let Err(why) = self.probe(sequence).await {
-                tracing::warn!("not proved yet: {why}");
-                good_since = Instant::now();
-            } else if good_since.elapsed() >= needed {
-                match self.commit().await {
-                    Ok(text) => {
-                        tracing::info!("{text}");
-                        self.note("update_committed", text).await;
-                        return std::future::pending().await;
-                    }
-                    Err(why) => tracing::error!("not committed: {why}"),
-                }
-            }
-            if began.elapsed() >= needed * GIVE_UP_AFTER {
-                tracing::error!(
-                    "this version has not proved itself; it starts again, with a try less"
-                );
-                self.broken.store(true, Ordering::SeqCst);
-                self.shutdown.begin();
-                return;
-            }
-        }
-    }
-
-    async fn probe(&self, sequence: u64) -> Result<(), String> {
-        let written = self.store.keep("update_trial", sequence.to_string());
-        (tokio::time::timeout(PROBE_LIMIT, written).await)
-            .map_err(|_| "the store does not answer".to_owned())?
-            .map_err(|e| chain(&e))?;
-        let socket = &self.config.http.socket;
-        client::request_within(
-            PROBE_LIMIT,
-            socket,
-            Method::GET,
-            "/api/status",
-            String::new(),
-        )
-        .await
-        .map(drop)
-        .map_err(|e| chain(&e))
-    }
-
-    async fn commit(&self) -> Result<String, String> {
-        self.with_updater(|updater| {
-            let _lock = updater.layout.lock()?;
-            let m = updater.layout.commit(&updater.keys)?;
-            Ok(format!(
-                "{} (sequence {}) has proved itself and stays",
-                m.version, m.sequence
-            ))
-        })
-        .await
     }
 
     /// Notes an event, unless the newest of its kind says the same.

@@ -37,6 +37,8 @@ pub enum ClientError {
     Refused {
         /// What was asked.
         path: String,
+        /// The answer's status.
+        status: u16,
         /// Its reason.
         detail: String,
     },
@@ -110,6 +112,7 @@ pub async fn request_within(
         .to_owned();
     Err(ClientError::Refused {
         path: path.to_owned(),
+        status: status.as_u16(),
         detail,
     })
 }

@@ -9,6 +9,7 @@ use super::problem::Problem;
 use super::routes::{App, ask, blocking};
 use crate::accuracy;
 use crate::config::Config;
+use crate::errors::chain;
 use crate::reading::TimestampMs;
 use crate::status::Status;
 use crate::store::Reader;
@@ -153,11 +154,11 @@ pub(super) async fn update(
     State(station): State<App>,
     Json(ask): Json<Ask>,
 ) -> Result<Json<Report>, Problem> {
-    station
-        .update(ask)
-        .await
-        .map(Json)
-        .map_err(Problem::conflict)
+    let done = station.update(ask).await;
+    done.map(Json).map_err(|error| match error.is_misuse() {
+        true => Problem::wrong(chain(&error)),
+        false => Problem::conflict(chain(&error)),
+    })
 }
 
 pub(super) async fn snapshot(State(station): State<App>) -> Result<Json<Value>, Problem> {

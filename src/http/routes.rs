@@ -20,7 +20,7 @@
 //! | POST   | `/api/alerts/{id}/acknowledge` | somebody knows of it; `all` for every one that stands |
 //! | GET    | `/api/errors` | the newest errors with stage, causes and times |
 //! | POST   | `/api/store/snapshot` | take a snapshot; answers when it is verified |
-//! | POST   | `/api/update` | check, fetch, apply or roll back (`{"verb":"check"}`); 409 where it could not be done |
+//! | POST   | `/api/update` | check, fetch, apply or roll back (`{"verb":"check"}`); 400 where nothing can come of it, 409 where it could not be done |
 //! | POST   | `/api/ml/retrain` | train now; waits for the end, or 202 with `background=true` |
 //! | GET    | `/api/ml/status` | what the nights are at |
 //! | GET    | `/api/ml/runs` | the run log |

@@ -1,6 +1,7 @@
 //! What the routes need from the daemon.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::config::Config;
 use crate::reading::TimestampMs;
@@ -8,7 +9,7 @@ use crate::status::Status;
 use crate::store::snapshot::Snapshot;
 use crate::store::{Deletion, Store};
 use crate::trainer::{Asked, Ticket};
-use crate::update::{Ask, Report};
+use crate::update::{Ask, Report, UpdateError};
 
 /// What the routes need from the daemon.
 pub trait Station: Send + Sync + 'static {
@@ -48,7 +49,7 @@ pub struct Training {
 }
 
 /// An update under way.
-pub type Updating<'a> = Pin<Box<dyn Future<Output = Result<Report, String>> + Send + 'a>>;
+pub type Updating<'a> = Pin<Box<dyn Future<Output = Result<Report, Arc<UpdateError>>> + Send + 'a>>;
 
 /// A promotion under way.
 pub type Promoting<'a> = Pin<Box<dyn Future<Output = Result<i64, String>> + Send + 'a>>;

@@ -14,7 +14,8 @@ use super::layout::{self, Layout, MANIFEST, PROGRAM, SIGNATURE};
 use super::manifest::Manifest;
 use super::record;
 use super::signature::Keys;
-use super::source::{Limits, Source, Tls};
+use super::source::{Source, Terms};
+use crate::shutdown::Shutdown;
 use crate::store::space;
 
 /// A candidate's own check may take this long.
@@ -33,14 +34,14 @@ pub struct Offer {
 }
 
 /// Brings the release here: downloaded, compared with its hash, put in place under its sequence, durably.
-/// Cut off anywhere, what is missing is done by the next time. `spare_bytes` stay free.
+/// Cut off anywhere, what is missing is done by the next time. `spare_bytes` stay free. Without a source it has to be
+/// here already.
 pub fn install(
     layout: &Layout,
     keys: &Keys,
     offer: &Offer,
-    source: &Source,
-    tls: &Tls,
-    limits: &Limits,
+    source: Option<&Source>,
+    terms: &Terms,
     spare_bytes: u64,
 ) -> Result<(), UpdateError> {
     let m = &offer.manifest;
@@ -48,9 +49,15 @@ pub fn install(
     if (layout.held(m.sequence, keys)).is_ok_and(|held| held.raw == offer.raw) {
         return Ok(());
     }
+    let source = source.ok_or_else(|| UpdateError::Damaged("it has to be fetched again".into()))?;
     let download = layout.path("download");
     fs::create_dir_all(&download).map_err(UpdateError::file("create", &download))?;
     let part = download.join("part");
+    // Of a manifest that was signed anew the file is the same.
+    let program = layout.program(m.sequence);
+    if layout::check_file(&program, m).is_ok() {
+        fs::copy(&program, &part).map_err(UpdateError::file("copy", &program))?;
+    }
     let whole = || layout::hash(&part).is_ok_and(|found| found == m.sha256);
     if !whole() {
         let needed = 2 * m.size + spare_bytes;
@@ -58,7 +65,7 @@ pub fn install(
         if free < needed {
             return Err(UpdateError::NoRoom { needed, free });
         }
-        source.download(m, &download, tls, limits)?;
+        source.download(m, &download, terms)?;
         if !whole() {
             let _ = fs::remove_dir_all(&download);
             return Err(UpdateError::Source(
@@ -87,14 +94,14 @@ fn place(layout: &Layout, offer: &Offer, part: &Path) -> Result<(), (PathBuf, st
         let mut new = File::options();
         let written = (new.create_new(true).write(true).mode(0o644))
             .open(&path)
-            .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()));
+            .and_then(|mut f| f.write_all(bytes).and_then(|()| record::sync(&f)));
         written.map_err(at(&path))?;
     }
     let program = aside.join(PROGRAM);
     let moved = fs::rename(part, &program).and_then(|()| {
         let file = File::open(&program)?;
         file.set_permissions(fs::Permissions::from_mode(0o755))?;
-        file.sync_all()?;
+        record::sync(&file)?;
         record::sync_parent(&program)
     });
     moved.map_err(at(&program))?;
@@ -106,7 +113,12 @@ fn place(layout: &Layout, offer: &Offer, part: &Path) -> Result<(), (PathBuf, st
 }
 
 /// Has the candidate look at this station's configuration and database, in time, and say its version.
-pub fn self_check(program: &Path, config: Option<&Path>, m: &Manifest) -> Result<(), UpdateError> {
+pub fn self_check(
+    program: &Path,
+    config: Option<&Path>,
+    m: &Manifest,
+    stop: &Shutdown,
+) -> Result<(), UpdateError> {
     let failed = |why: String| UpdateError::SelfCheck(why);
     let mut command = tokio::process::Command::new(program);
     command.arg("self-check");
@@ -129,8 +141,13 @@ pub fn self_check(program: &Path, config: Option<&Path>, m: &Manifest) -> Result
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| failed(e.to_string()))?;
-    let (status, said) = runtime
-        .block_on(async { tokio::time::timeout(SELF_CHECK_LIMIT, check).await })
+    let checked = runtime.block_on(async {
+        tokio::select! {
+            () = stop.begun() => Err(UpdateError::Stopped),
+            checked = tokio::time::timeout(SELF_CHECK_LIMIT, check) => Ok(checked),
+        }
+    });
+    let (status, said) = checked?
         .map_err(|_| failed(format!("no answer in {} s", SELF_CHECK_LIMIT.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
     if !status.success() {

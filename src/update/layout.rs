@@ -205,6 +205,16 @@ impl Layout {
         self.keep("trial", trial)
     }
 
+    /// Notes whether the version on trial does what it has to; once it is no longer on trial, nothing.
+    pub fn note_ready(&self, sequence: u64, ready: bool) -> Result<(), UpdateError> {
+        match self.trial() {
+            Some(t) if t.sequence == sequence && t.ready != ready => {
+                self.try_out(&Trial { ready, ..t })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the trial without a commit, or takes a version out of service: it is not taken again by itself.
     pub fn reject(&self, rejection: Rejection) -> Result<(), UpdateError> {
         let mut all = self.rejected();

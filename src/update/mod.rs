@@ -3,12 +3,14 @@
 //! A verb ends in a [`Report`] or an error and leaves either the old state or the new one. What is in force is
 //! changed in two places only: [`layout::Layout::commit`] and [`layout::Layout::roll_back`].
 
+mod find;
 pub mod floor;
 pub mod install;
 pub mod launcher;
 pub mod layout;
 pub mod manifest;
 pub mod record;
+mod report;
 pub mod signature;
 pub mod source;
 pub mod switch;
@@ -16,17 +18,19 @@ pub mod switch;
 use std::path::{Path, PathBuf};
 
 use semver::Version;
-use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::errors::chain;
 use crate::reading::TimestampMs;
 use crate::store::{Reader, SCHEMA_VERSION, StoreError};
+use find::Found;
 use install::Offer;
 use launcher::Launched;
-use layout::{Layout, MANIFEST, Rejection, SIGNATURE};
+use layout::{Layout, Rejection};
 use manifest::{Allowed, Decision, Facts, Refusal};
-use signature::{Keys, MANIFEST_BYTES, SIGNATURE_BYTES};
-use source::{Limits, Source, Tls};
+pub use report::{Ask, Here, Outcome, Report, Verb};
+use signature::Keys;
+use source::{Source, Terms};
 use switch::{TRIES, Trial};
 
 /// Rust's name of the machine this binary is for.
@@ -56,6 +60,23 @@ pub enum UpdateError {
     /// Somebody else is at it.
     #[error("another update is going on")]
     Busy,
+    /// This daemon is.
+    #[error("another update is going on: {what}, since {since}")]
+    Going {
+        /// What.
+        what: String,
+        /// Since when.
+        since: TimestampMs,
+    },
+    /// The daemon ends or reads its configuration anew.
+    #[error("the update was stopped; done again, it goes on where it was")]
+    Stopped,
+    /// A part of the program did.
+    #[error("the update broke off")]
+    Broke,
+    /// Nowhere to look.
+    #[error("{0}")]
+    NoSource(String),
     /// One at a time.
     #[error("sequence {0} is on trial; wait for its end, or end it with nightwatt update rollback")]
     OnTrial(u64),
@@ -91,6 +112,11 @@ pub enum UpdateError {
 }
 
 impl UpdateError {
+    /// Whether nothing could have come of it from the start: whoever asked has asked for the wrong thing.
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, UpdateError::NoSource(_) | UpdateError::NothingBefore)
+    }
+
     fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| UpdateError::File {
@@ -99,107 +125,6 @@ impl UpdateError {
             source,
         }
     }
-}
-
-/// How far to go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verb {
-    /// Look and judge.
-    #[default]
-    Check,
-    /// Also bring it here.
-    Fetch,
-    /// Also start its trial.
-    Apply,
-    /// Back to the version before.
-    Rollback,
-}
-
-impl Verb {
-    /// The word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Verb::Check => "check",
-            Verb::Fetch => "fetch",
-            Verb::Apply => "apply",
-            Verb::Rollback => "rollback",
-        }
-    }
-}
-
-/// What is asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Ask {
-    /// How far to go.
-    pub verb: Verb,
-    /// From where instead of the configured source.
-    #[serde(default)]
-    pub source: Option<String>,
-    /// What a person has allowed.
-    #[serde(default)]
-    pub allowed: Allowed,
-}
-
-/// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// What is offered is in force.
-    UpToDate,
-    /// Something newer is offered.
-    Available,
-    /// Something newer is offered and not for now.
-    Waiting,
-    /// What is offered is not taken.
-    Refused,
-    /// It is here.
-    Fetched,
-    /// Its trial begins with the next launch.
-    Trial,
-    /// The version before is in force.
-    RolledBack,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Of what is offered, or in force again; none for the factory binary.
-    pub sequence: Option<u64>,
-    /// The same for people.
-    pub version: Option<String>,
-    /// Why it was refused, in a stable word.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// One sentence.
-    pub text: String,
-}
-
-/// What is here, for `update status`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Here {
-    /// Whether anything is looked for by itself.
-    pub enabled: bool,
-    /// The version of the factory binary.
-    pub factory_version: String,
-    /// The sequence in force; none for the factory binary.
-    pub sequence: Option<u64>,
-    /// The version in force.
-    pub version: String,
-    /// The committed one before.
-    pub previous: Option<u64>,
-    /// What is being tried.
-    pub trial: Option<Trial>,
-    /// What was given up.
-    pub rejected: Vec<Rejection>,
-    /// Every version that has a folder.
-    pub held: Vec<u64>,
-    /// For how long nothing newly signed has come, days, where that is too long.
-    pub frozen_days: Option<i64>,
-    /// What was found wrong with committed versions.
-    pub damaged: Vec<String>,
 }
 
 /// Everything an update works with.
@@ -211,8 +136,8 @@ pub struct Updater<'a> {
     pub layout: Layout,
     /// Who is trusted.
     pub keys: Keys,
-    /// How long transfers may take.
-    pub limits: Limits,
+    /// What transfers go by.
+    pub terms: Terms,
 }
 
 impl<'a> Updater<'a> {
@@ -228,8 +153,25 @@ impl<'a> Updater<'a> {
             launched,
             layout: Layout::beside(&config.store.path),
             keys: Keys::new(&config.update.public_keys).map_err(UpdateError::Key)?,
-            limits: Limits::default(),
+            terms: Terms {
+                ca_file: config.update.ca_file.clone(),
+                ..Terms::default()
+            },
         })
+    }
+
+    /// Whether there is anything to begin with: somewhere to look, or something to go back to.
+    pub fn admit(&self, ask: &Ask) -> Result<(), UpdateError> {
+        match ask.verb {
+            Verb::Rollback if self.tried().is_none() && self.in_force().0.is_none() => {
+                Err(UpdateError::NothingBefore)
+            }
+            Verb::Rollback => Ok(()),
+            _ => match self.source(ask) {
+                Err(_) if self.waiting(ask).is_some() => Ok(()),
+                other => other.map(drop),
+            },
+        }
     }
 
     /// Does what is asked, alone. Blocks for as long as transfers take; not to be called on a runtime's thread.
@@ -246,31 +188,35 @@ impl<'a> Updater<'a> {
     }
 
     fn take(&self, ask: &Ask, trusted_now: Option<TimestampMs>) -> Result<Report, UpdateError> {
-        let update = &self.config.update;
-        let text = ask.source.as_deref().unwrap_or(&update.source);
-        let source = Source::parse(text, &update.channel).map_err(UpdateError::Source)?;
-        let tls = Tls {
-            ca_file: update.ca_file.clone(),
-        };
         let mut floors = self.layout.floors(&self.keys);
         if floors.watching_since.is_none() && trusted_now.is_some() {
             floors.watching_since = trusted_now;
             self.layout.keep_floors(&floors)?;
         }
-        let raw = source.small(MANIFEST, MANIFEST_BYTES, &tls, &self.limits)?;
-        let signature = source.small(SIGNATURE, SIGNATURE_BYTES, &tls, &self.limits)?;
+        let Found {
+            raw,
+            signature,
+            source,
+            why_here,
+        } = self.offered(ask).or_else(|error| match self.waiting(ask) {
+            Some(found) => Ok(Found {
+                why_here: Some(error),
+                ..found
+            }),
+            None => Err(error),
+        })?;
         // Nothing of the bytes is looked into before this.
         let key = match self.keys.verify(&raw, &signature) {
             Ok(key) => key,
-            Err(e) => return Ok(refused("signature", None, e.to_string())),
+            Err(e) => return Ok(Report::refused("signature", None, e.to_string())),
         };
         let manifest = match manifest::parse(&raw) {
             Ok(manifest) => manifest,
-            Err(e) => return Ok(refused("format", None, e.to_string())),
+            Err(e) => return Ok(Report::refused("format", None, e.to_string())),
         };
         let (current, running) = self.in_force();
         let facts = Facts {
-            channel: update.channel.clone(),
+            channel: self.config.update.channel.clone(),
             target: target().into(),
             at_least: floors.at_least(key, trusted_now),
             floor: floors.of(key).sequence,
@@ -282,7 +228,7 @@ impl<'a> Updater<'a> {
             station: self.layout.station()?,
             asked: Allowed {
                 // A server could offer old ones for ever; somebody stands beside a stick.
-                expired: ask.allowed.expired && matches!(source, Source::Folder(_)),
+                expired: ask.allowed.expired && !matches!(source, Some(Source::Web(_))),
                 ..ask.allowed
             },
         };
@@ -323,7 +269,7 @@ impl<'a> Updater<'a> {
                     "{} (sequence {}) is refused: {why}",
                     manifest.version, manifest.sequence
                 );
-                return Ok(refused(why.as_str(), Some(&manifest), named));
+                return Ok(Report::refused(why.as_str(), Some(&manifest), named));
             }
             Decision::Accept if ask.verb == Verb::Check => {
                 return Ok(report(Outcome::Available, "is available"));
@@ -343,36 +289,36 @@ impl<'a> Updater<'a> {
             signature,
         };
         let spare = self.config.reserve_bytes();
-        install::install(
-            &self.layout,
-            &self.keys,
-            &offer,
-            &source,
-            &tls,
-            &self.limits,
-            spare,
-        )?;
+        let source = source.as_ref();
+        install::install(&self.layout, &self.keys, &offer, source, &self.terms, spare)?;
         if wanted == Verb::Fetch {
             return Ok(report(Outcome::Fetched, "is here"));
         }
         let program = self.layout.program(manifest.sequence);
-        install::self_check(&program, self.config_path, &manifest)?;
+        install::self_check(&program, self.config_path, &manifest, &self.terms.stop)?;
         self.layout.try_out(&Trial {
             sequence: manifest.sequence,
             version: manifest.version.to_string(),
             tries_left: TRIES,
             boot: String::new(),
+            ready: false,
         })?;
-        Ok(report(Outcome::Trial, "begins its trial"))
+        let mut report = report(Outcome::Trial, "begins its trial");
+        if let Some(why) = why_here {
+            report.text += &format!("; it was here already ({})", chain(&why));
+        }
+        Ok(report)
+    }
+
+    /// The trial that is not yet over.
+    fn tried(&self) -> Option<Trial> {
+        let trial = self.layout.trial()?;
+        (self.layout.linked("current") != Some(trial.sequence)).then_some(trial)
     }
 
     fn roll_back(&self) -> Result<Report, UpdateError> {
         let why = "taken back by hand";
-        match self
-            .layout
-            .trial()
-            .filter(|t| self.layout.linked("current") != Some(t.sequence))
-        {
+        match self.tried() {
             Some(trial) => {
                 self.layout.reject(Rejection {
                     sequence: trial.sequence,
@@ -417,10 +363,7 @@ impl<'a> Updater<'a> {
             sequence,
             version: version.to_string(),
             previous: self.layout.linked("previous"),
-            trial: self
-                .layout
-                .trial()
-                .filter(|t| self.layout.linked("current") != Some(t.sequence)),
+            trial: self.tried(),
             rejected: self.layout.rejected(),
             held: self.layout.versions(),
             frozen_days: frozen_ms.filter(|_| enabled).map(|ms| ms / 86_400_000),
@@ -453,15 +396,5 @@ impl<'a> Updater<'a> {
             true => Ok(Reader::open(db)?.schema()?),
             false => Ok(SCHEMA_VERSION),
         }
-    }
-}
-
-fn refused(reason: &str, m: Option<&manifest::Manifest>, text: String) -> Report {
-    Report {
-        outcome: Outcome::Refused,
-        sequence: m.map(|m| m.sequence),
-        version: m.map(|m| m.version.to_string()),
-        reason: Some(reason.into()),
-        text,
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Starts a candidate has to prove itself: a crash, a hang and a power cut each cost one.
+/// Starts a candidate has to prove itself: a crash, a hang and a power cut each cost one, and a crash or a hang after
+/// it was ready costs all.
 pub const TRIES: u8 = 3;
 
 /// A candidate being tried.
@@ -16,6 +17,10 @@ pub struct Trial {
     pub tries_left: u8,
     /// The boot in which its last try began; empty before the first.
     pub boot: String,
+    /// Whether in that try it has done what it has to, and has not ended in order since. A launcher that does not
+    /// know the word gives the rest of the tries.
+    #[serde(default)]
+    pub ready: bool,
 }
 
 /// What a start does about a trial.
@@ -35,6 +40,10 @@ pub fn step(trial: Option<&Trial>, current: Option<u64>, boot: &str) -> Step {
         None => Step::Committed,
         // Committed, and cut off before the record was removed.
         Some(t) if current == Some(t.sequence) => Step::Committed,
+        // In the same boot nothing but itself has ended it. Without a boot's name a power cut looks the same.
+        Some(t) if t.ready && t.boot == boot && !boot.is_empty() => {
+            Step::GiveUp("it ran and then ended without having proved itself".into())
+        }
         Some(t) if t.tries_left == 0 => {
             let end = if t.boot == boot {
                 ""
@@ -49,6 +58,7 @@ pub fn step(trial: Option<&Trial>, current: Option<u64>, boot: &str) -> Step {
             // Not trusted to be no more than there are.
             tries_left: t.tries_left.min(TRIES) - 1,
             boot: boot.to_owned(),
+            ready: false,
             ..t.clone()
         }),
     }
@@ -64,6 +74,7 @@ mod tests {
             version: "0.2.0".into(),
             tries_left,
             boot: "b".into(),
+            ready: false,
         }
     }
 
@@ -83,6 +94,24 @@ mod tests {
         assert!(
             matches!(step(Some(&now), None, "c"), Step::GiveUp(why) if why.contains("machine"))
         );
+    }
+
+    #[test]
+    fn a_crash_after_it_was_ready_costs_all_its_tries_and_a_power_cut_costs_one() {
+        let ready = |boot: &str| Trial {
+            ready: true,
+            boot: boot.into(),
+            ..trial(2)
+        };
+        let crashed = step(Some(&ready("b")), Some(7), "b");
+        assert!(matches!(crashed, Step::GiveUp(why) if why.contains("ran and then ended")));
+        for (before, now) in [("a", "b"), ("", "")] {
+            match step(Some(&ready(before)), Some(7), now) {
+                Step::Try(t) => assert!(t.tries_left == 1 && !t.ready && t.boot == now),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(step(Some(&ready("b")), Some(8), "b"), Step::Committed);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nightwatt::update::switch::Trial;
+
 use super::{Publisher, Updated, living, script, speaking, version};
 use crate::support::{Broker, put_history, wait_for};
 
@@ -90,7 +92,7 @@ fn o8_a_candidate_that_fails_in_any_way_is_given_up_after_three_starts() {
 }
 
 /// Starts the launcher and keeps it; what it becomes has the same process id.
-fn start(updated: &mut Updated) -> u32 {
+pub fn start(updated: &mut Updated) -> u32 {
     updated.station.launch();
     updated.station.pid()
 }
@@ -156,7 +158,9 @@ fn o9_a_good_candidate_commits_without_a_broker_and_the_way_back_leads_back() {
     });
     assert!(updated.station.exited().is_none());
     let out = updated.station.run(&["update", "rollback"]);
-    assert_eq!(out.status.code(), Some(1), "nothing before it: {out:?}");
+    assert_eq!(out.status.code(), Some(2), "nothing before it: {out:?}");
+    let failed = "SELECT count(*) FROM run WHERE kind = 'update' AND mode = 'rollback' AND outcome <> 'done'";
+    assert_eq!(updated.station.query::<i64>(failed), 0, "no run of it");
     let taken_back = "SELECT count(*) FROM event WHERE kind = 'update_rolled_back'";
     wait_for("the events", 10, || {
         (updated.station.query::<i64>(taken_back) == 2).then_some(())
@@ -238,10 +242,10 @@ fn o15_of_two_updates_one_wins_and_training_gives_way() {
     put_history(&updated.station, 2, 60, 120);
     let pid = start(&mut updated);
     let out = updated.station.run(&["train", "--force", "--background"]);
-    assert!(out.status.success() || !out.stderr.is_empty());
-    wait_for("a run that goes on", 30, || {
-        let open = "SELECT count(*) FROM run WHERE kind = 'training'";
-        (updated.station.query::<i64>(open) >= 1).then_some(())
+    assert!(out.status.success(), "{out:?}");
+    wait_for("the training", 30, || {
+        let status = updated.station.try_status()?;
+        (status["daemon"]["training"] == true).then_some(())
     });
     let began = Instant::now();
     assert_eq!(updated.report("apply", 8, &[])["outcome"], "trial");
@@ -252,4 +256,61 @@ fn o15_of_two_updates_one_wins_and_training_gives_way() {
     assert!(began.elapsed() < Duration::from_secs(30));
     let open = "SELECT count(*) FROM run WHERE outcome IS NULL";
     assert_eq!(updated.station.query::<i64>(open), 0, "no run is left open");
+    // It was still at it, and was stopped: neither ended by itself nor killed and found open at the next start.
+    let ended = "SELECT group_concat(outcome || ': ' || reason) FROM run WHERE kind = 'training'";
+    let ended: String = updated.station.query(ended);
+    assert!(
+        ended.starts_with("failed:") && ended.contains("stopped during the run"),
+        "{ended}"
+    );
+}
+
+#[test]
+fn o8_a_crash_after_it_ran_ends_the_trial_and_an_orderly_end_or_a_power_cut_does_not() {
+    let publisher = Publisher::new();
+    let mut updated = Updated::new(&[&publisher], "trial_s = 600");
+    start(&mut updated);
+    publisher.publish(&updated.release(8), 8, &living(8), |_| ());
+    assert_eq!(updated.report("apply", 8, &[])["outcome"], "trial");
+    let runs = |updated: &Updated, tries_left: u8| {
+        wait_for("the candidate to run", 30, || {
+            let trial = updated.layout().trial()?;
+            (trial.ready && trial.tries_left == tries_left).then_some(trial)
+        })
+    };
+    runs(&updated, 2);
+    // As `systemctl restart` does.
+    updated.station.stop();
+    assert!(!updated.layout().trial().unwrap().ready);
+    start(&mut updated);
+    let trial = runs(&updated, 1);
+    updated.station.kill_9();
+    // As if the machine had been without power in between.
+    let boot = "the one before".into();
+    let cut = Trial {
+        boot,
+        tries_left: 2,
+        ..trial
+    };
+    updated.layout().try_out(&cut).unwrap();
+    start(&mut updated);
+    runs(&updated, 1);
+    assert!(updated.layout().rejected().is_empty());
+    // A crash, with a try left.
+    updated.station.kill_9();
+    start(&mut updated);
+    assert!(
+        in_force(&updated)["sequence"].is_null(),
+        "the factory version"
+    );
+    assert!(updated.layout().trial().is_none());
+    let rejected = updated.layout().rejected();
+    assert!(
+        rejected[0].why.contains("ran and then ended"),
+        "{rejected:?}"
+    );
+    let said = "SELECT count(*) FROM event WHERE kind = 'update_rolled_back'";
+    wait_for("the event", 10, || {
+        (updated.station.query::<i64>(said) == 1).then_some(())
+    });
 }

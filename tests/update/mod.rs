@@ -6,6 +6,7 @@ mod attacks;
 mod damage;
 mod life;
 mod older;
+mod sources;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

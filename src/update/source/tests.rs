@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
@@ -64,22 +64,25 @@ impl Server {
     }
 
     fn download(&self, folder: &Path) -> Result<(), String> {
-        (self.source.download(&release(), folder, &TLS, &quick())).map_err(|e| e.to_string())
+        (self.source.download(&release(), folder, &quick())).map_err(|e| e.to_string())
     }
 
     fn small(&self) -> Result<Vec<u8>, String> {
-        (self.source.small("manifest", 1000, &TLS, &quick())).map_err(|e| e.to_string())
+        (self.source.small("manifest", 1000, &quick())).map_err(|e| e.to_string())
     }
 }
 
-const TLS: Tls = Tls { ca_file: None };
-
-fn quick() -> Limits {
-    Limits {
+fn quick() -> Terms {
+    let limits = Limits {
+        connect: Duration::from_secs(2),
         idle: Duration::from_secs(2),
         small: Duration::from_secs(4),
         whole: Duration::from_secs(4),
         pauses: vec![Duration::from_millis(10); 2],
+    };
+    Terms {
+        limits,
+        ..Terms::default()
     }
 }
 
