@@ -12,12 +12,12 @@ const CUT: &str = "import fcntl, os, struct, sys
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
 
 /// An ext4 in a file; unmounted when dropped.
-struct Ext4 {
+pub struct Ext4 {
     dir: tempfile::TempDir,
 }
 
 impl Ext4 {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         std::fs::File::create(&image)
@@ -34,7 +34,7 @@ impl Ext4 {
         disk
     }
 
-    fn root(&self) -> std::path::PathBuf {
+    pub fn root(&self) -> std::path::PathBuf {
         self.dir.path().join("mnt")
     }
 
@@ -48,13 +48,13 @@ impl Ext4 {
         ));
     }
 
-    fn cut(&self) {
+    pub fn cut(&self) {
         assert!(succeeds("python3", &["-c", CUT, text(&self.root())]));
     }
 
     /// Mounts what the cut has left, from a copy: as long as any other mount namespace of the machine holds
     /// the first mount, the kernel would hand the same file system out again, still shut down.
-    fn remount(&self) {
+    pub fn remount(&self) {
         wait_for("the unmount", 20, || {
             succeeds("umount", &[text(&self.root())]).then_some(())
         });
@@ -71,14 +71,18 @@ impl Drop for Ext4 {
     }
 }
 
+/// What a cut needs.
+pub fn can_cut() -> bool {
+    can_mount() && available("python3", succeeds("python3", &["-V"]))
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 #[test]
 fn a_power_cut_loses_no_acknowledged_row() {
-    let python = available("python3", succeeds("python3", &["-V"]));
-    if !can_mount() || !python {
+    if !can_cut() {
         return;
     }
     check(

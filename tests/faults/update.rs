@@ -1,11 +1,16 @@
-//! An update cut off at every system call of its install, its launch and its commit; and on a full disk.
+//! An update cut off, by a kill at every system call and by power cuts, in its install, its launch and its commit; and on a
+//! full disk.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nightwatt::update::switch::TRIES;
 
 use super::disk::SmallDisk;
-use super::{Harm, available, can_mount, check, full, succeeds};
+use super::power::{Ext4, can_cut};
+use super::{Harm, available, can_mount, check, count, full, random, succeeds};
 use crate::update::{Publisher, Updated, speaking};
 
 /// What the cut-off commit of a child is told by.
@@ -57,8 +62,8 @@ fn commit_in_a_process_of_its_own() {
 }
 
 /// A station with sequence 7 in force; where asked for, 8 is on trial.
-fn station(publisher: &Publisher, trial: bool) -> Updated {
-    let updated = Updated::new(&[publisher], "");
+fn station(folder: Option<&Path>, publisher: &Publisher, trial: bool) -> Updated {
+    let updated = Updated::at(folder, "mqtt://127.0.0.1:1", &[publisher], "");
     updated.commit(publisher, 7, &speaking(7));
     publisher.publish(&updated.release(8), 8, &speaking(8), |_| ());
     if trial {
@@ -70,7 +75,7 @@ fn station(publisher: &Publisher, trial: bool) -> Updated {
 /// How often `act` makes each system call that could matter.
 fn calls(act: Act, trial: bool) -> BTreeMap<String, u32> {
     let publisher = Publisher::new();
-    let updated = station(&publisher, trial);
+    let updated = station(None, &publisher, trial);
     let trace = updated.releases.path().join("trace");
     traced(&act(&updated, &publisher), &["-o", trace.to_str().unwrap()]);
     let mut calls = BTreeMap::new();
@@ -147,19 +152,24 @@ fn points(act: Act, trial: bool) -> Vec<(String, u32)> {
         .collect()
 }
 
-/// Cuts `act` off at one point; then a start has to be old or new, and the update, done again, complete.
+/// Cuts `act` off at one point.
 fn cut(act: Act, trial: bool, (name, k): &(String, u32)) -> Harm {
     let publisher = Publisher::new();
-    let updated = station(&publisher, trial);
+    let updated = station(None, &publisher, trial);
     let inject = format!("inject={name}:signal=KILL:when={k}");
     traced(
         &act(&updated, &publisher),
         &["-e", &inject, "-o", "/dev/null"],
     );
+    comes_back(&updated, &publisher, &format!("{name} {k}"))
+}
+
+/// Whatever there is after `what`, a start is old or new, and the update, done again, complete.
+fn comes_back(updated: &Updated, publisher: &Publisher, what: &str) -> Harm {
     let mut lost = 0;
     let started = updated.started();
     if started != "sequence 7" && started != "sequence 8" {
-        eprintln!("after {name} {k}: {started:?}");
+        eprintln!("after {what}: {started:?}");
         lost += 1;
     }
     // Whatever there is by now, it ends with the new version in force.
@@ -168,12 +178,12 @@ fn cut(act: Act, trial: bool, (name, k): &(String, u32)) -> Harm {
             updated.update("apply", 8, &["--again"]);
         }
         if let Err(error) = updated.layout().commit(&publisher.keys()) {
-            eprintln!("after {name} {k}: {error}");
+            eprintln!("after {what}: {error}");
             lost += 1;
         }
     }
     if updated.started() != "sequence 8" {
-        eprintln!("after {name} {k}: not completed");
+        eprintln!("after {what}: not completed");
         lost += 1;
     }
     Harm { lost, doubled: 0 }
@@ -203,6 +213,73 @@ fn o1_killed_at_every_system_call_of_the_launch() {
 #[test]
 fn o1_killed_at_every_system_call_of_the_commit() {
     at_every_call("commit", commit, true);
+}
+
+/// The three steps of an update, and whether 8 is on trial before each.
+const STEPS: [(&str, Act, bool); 3] = [
+    ("install", install, false),
+    ("launch", launch, true),
+    ("commit", commit, true),
+];
+
+#[test]
+fn o1_the_power_cut_at_any_moment_of_install_launch_and_commit() {
+    if !can_cut() {
+        return;
+    }
+    // How long each takes here without a cut.
+    let spans = STEPS.map(|(_, act, trial)| {
+        let (publisher, disk) = (Publisher::new(), Ext4::new());
+        let updated = station(Some(&disk.root()), &publisher, trial);
+        let began = Instant::now();
+        let done = act(&updated, &publisher).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        began.elapsed()
+    });
+    check(
+        "power cut in an update's install, launch or commit",
+        count(6, 200),
+        "update_sync",
+        |without, seed| cut_the_power(without, seed, &spans),
+    );
+}
+
+/// Cuts the power somewhere in a step, or shortly after it: what was done by then has to be there, and the station
+/// comes back.
+fn cut_the_power(without: &'static str, seed: u32, spans: &[Duration; 3]) -> Harm {
+    let mut random_state = u64::from(seed);
+    let step = seed as usize % STEPS.len();
+    let (name, act, trial) = STEPS[step];
+    let (publisher, disk) = (Publisher::new(), Ext4::new());
+    let updated = station(Some(&disk.root()), &publisher, trial);
+    let at = random(&mut random_state, spans[step].as_micros() as u64 * 3 / 2);
+    let mut child = act(&updated, &publisher)
+        .env("NIGHTWATT_FAULT", without)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::park_timeout(Duration::from_micros(at));
+    let done = child.try_wait().unwrap().is_some_and(|s| s.success());
+    disk.cut();
+    // It may have ended by itself meanwhile.
+    let _ = child.kill();
+    child.wait().unwrap();
+    disk.remount();
+    let layout = updated.layout();
+    let kept = match name {
+        "install" => layout.trial().is_some(),
+        // Before the candidate runs its try is gone, whatever it does to the machine.
+        "launch" => layout.trial().is_some_and(|t| t.tries_left < TRIES),
+        _ => layout.linked("current") == Some(8),
+    };
+    let what = format!("a power cut {at} µs into the {name}");
+    let mut harm = comes_back(&updated, &publisher, &what);
+    if done && !kept {
+        eprintln!("after {what}: it had been done");
+        harm.lost += 1;
+    }
+    harm
 }
 
 #[test]
