@@ -138,6 +138,25 @@ fn o6_slow_drip_and_silence_end_at_the_deadline() {
 }
 
 #[test]
+fn who_listens_and_says_nothing_is_named_after_the_limit_of_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = Source::Web(format!("https://{}/x", listener.local_addr().unwrap()));
+    let mut terms = quick();
+    terms.limits.pauses.clear();
+    let why = source.small("manifest", 1000, &terms).unwrap_err();
+    let wanted = "/x/manifest: no safe connection to 127.0.0.1: no answer within 2 s";
+    assert!(why.to_string().ends_with(wanted), "{why}");
+    // And nothing is waited for once it is to stop.
+    terms.limits.connect = Duration::from_secs(3600);
+    let stop = terms.stop.clone();
+    let stopping = std::thread::spawn(move || source.small("manifest", 1000, &terms));
+    listener.accept().unwrap();
+    stop.begin();
+    let why = stopping.join().unwrap().unwrap_err();
+    assert!(matches!(why, UpdateError::Stopped), "{why}");
+}
+
+#[test]
 fn o6_errors_are_tried_again_where_that_may_help() {
     for (status, times) in [("500 No", 3), ("503 No", 3), ("404 No", 1), ("403 No", 1)] {
         let server = Server::new(move |_, _, stream| head(stream, status, "Content-Length: 0\r\n"));
