@@ -11,6 +11,7 @@ use super::nights;
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::errors::chain;
+use crate::rate;
 use crate::reading::TimestampMs;
 use crate::schedule::{self, Due};
 use crate::shutdown::Shutdown;
@@ -146,9 +147,10 @@ impl Housekeeping {
             }
             if level != DiskLevel::Normal
                 && let Err(error) = self.make_room(&reserve).await
+                && let Some(more) = rate::log_line("make_room")
             {
                 // A full disk tells the next look to give the reserve up.
-                tracing::warn!("{}", chain(&error));
+                tracing::warn!("{}{more}", chain(&error));
             }
         }
     }
@@ -158,8 +160,10 @@ impl Housekeeping {
         let gauges = self.store.gauges();
         let reported = gauges.disk_full.load(Ordering::Relaxed);
         if reported {
-            if let Err(error) = reserve.release() {
-                tracing::error!("{}", chain(&error));
+            if let Err(error) = reserve.release()
+                && let Some(more) = rate::log_line("reserve")
+            {
+                tracing::error!("{}{more}", chain(&error));
             }
             if !gauges.failing.load(Ordering::Relaxed) {
                 gauges.disk_full.store(false, Ordering::Relaxed);

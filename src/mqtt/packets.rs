@@ -10,11 +10,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::link::{LinkError, Message};
 use crate::config::Protocol;
 use crate::fault;
+use crate::store::SAMPLE_BYTES;
 
 /// What a read of the socket has room for.
 const READ_BYTES: usize = 16 * 1024;
-/// Of a message too large to take.
-const SAMPLE_BYTES: usize = 1024;
 const PUBLISH: u8 = 0x30;
 
 /// What the first packet says.
