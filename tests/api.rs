@@ -510,7 +510,7 @@ fn a_run_is_waited_for_or_answered_at_once_and_a_trial_never_goes_live() {
 
 #[test]
 fn forecasts_come_in_the_shapes_that_evcc_and_emhass_read() {
-    let (mut station, port) = listening(&nowhere(), "");
+    let (mut station, port) = listening(&nowhere(), "[training]\nhorizon_min = 180");
     station.start();
     assert!(station.stop().0.success());
     let conn = Connection::open(station.db()).unwrap();
@@ -526,6 +526,14 @@ fn forecasts_come_in_the_shapes_that_evcc_and_emhass_read() {
             let row = (begun + i64::from(slot) * quarter, device, begun, watts);
             conn.execute(sql, row).unwrap();
         }
+    }
+    // Left over: of slots that began elsewhere, and of a horizon that is configured no longer.
+    for (late_ms, horizon) in [(30_000, 180), (60_000, 15)] {
+        let sql =
+            "INSERT INTO forecast (target_ms, device_no, horizon_min, issued_ms, source, power_w,
+                       smart_w, naive_w) VALUES (?1, 1, ?2, ?3, 'smart', 9999, 1, 1)";
+        let row = (begun + 11 * quarter + late_ms, horizon, begun);
+        conn.execute(sql, row).unwrap();
     }
     drop(conn);
     station.start();

@@ -117,13 +117,25 @@ impl Forecasts {
             store: &self.store,
             clock: self.clock.as_ref(),
         };
-        service
-            .live()
-            .await
+        let built = service.live().await;
+        let forecaster = built
             .inspect_err(|error| {
                 tracing::error!("the forecaster cannot be built: {}", chain(error))
             })
-            .ok()
+            .ok()?;
+        if let Err(error) = self.note_grid(forecaster.step_min()).await {
+            tracing::warn!("the length of the slots was not noted: {}", chain(&error));
+        }
+        Some(forecaster)
+    }
+
+    /// Readers tell by it which of the stored forecasts still belong together.
+    async fn note_grid(&self, grid_min: u32) -> Result<(), StoreError> {
+        let noted = Reader::open(&self.config.store.path)?.forecast_grid_min()?;
+        match noted == Some(grid_min) {
+            true => Ok(()),
+            false => self.store.keep_forecast_grid(grid_min).await,
+        }
     }
 
     /// Takes readings in and returns the forecasts that are due.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::devices::{Range, number_of, parse_step};
 use super::problem::Problem;
 use super::routes::{App, ask};
+use crate::config::Config;
 use crate::reading::{DeviceId, TimestampMs};
 use crate::store::{ForecastPoint, Reader};
 
@@ -68,7 +69,7 @@ pub(super) async fn of_all(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Value>, Problem> {
     ask(&station, |station, reader| {
-        answer(station.now(), reader, None, asked).map(Json)
+        answer(station.config(), station.now(), reader, None, asked).map(Json)
     })
     .await
 }
@@ -79,13 +80,14 @@ pub(super) async fn of_device(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Value>, Problem> {
     ask(&station, |station, reader| {
-        answer(station.now(), reader, Some(device), asked).map(Json)
+        answer(station.config(), station.now(), reader, Some(device), asked).map(Json)
     })
     .await
 }
 
 /// The answer to both.
 pub(super) fn answer(
+    config: &Config,
     now: TimestampMs,
     reader: &Reader,
     device: Option<String>,
@@ -105,7 +107,10 @@ pub(super) fn answer(
     }
     let begun = TimestampMs(now.0 - now.0.rem_euclid(step_ms));
     let ahead = (begun, now.plus_ms(FURTHEST_MS));
-    let points = reader.forecast_series(number, asked.horizon, ahead, step_ms)?;
+    // What was forecast for a horizon that is configured no longer lies there until its time has come.
+    let horizons: BTreeSet<u32> = config.training.horizon_min.iter().collect();
+    let mut points = reader.forecasts_ahead(number, asked.horizon, now, ahead, step_ms)?;
+    points.retain(|p| horizons.contains(&p.horizon_min));
     let slots = slots(points, step_ms);
     let sums = sums(&slots);
     Ok(match asked.format {
@@ -123,7 +128,8 @@ pub(super) fn answer(
         Format::Json => {
             let mut newest = reader.latest_forecasts()?;
             newest.retain(|f| {
-                device.as_deref().is_none_or(|d| d == f.device.as_str())
+                horizons.contains(&f.horizon_min)
+                    && device.as_deref().is_none_or(|d| d == f.device.as_str())
                     && asked.horizon.is_none_or(|h| h == f.horizon_min)
             });
             let mut answer = json!({

@@ -30,9 +30,9 @@ fn look(config: &Config, now: TimestampMs, path: &str) -> Result<Value, Problem>
             devices::series(now, &reader, &name(id), &query(&uri)?)
         }
         ["", "api", "devices", id, "forecast"] => {
-            forecasts::answer(now, &reader, Some(name(id)), query(&uri)?)
+            forecasts::answer(config, now, &reader, Some(name(id)), query(&uri)?)
         }
-        ["", "api", "forecast"] => forecasts::answer(now, &reader, None, query(&uri)?),
+        ["", "api", "forecast"] => forecasts::answer(config, now, &reader, None, query(&uri)?),
         ["", "api", "accuracy"] => history::by_day(config, now, &reader, &query(&uri)?),
         ["", "api", "events"] => history::events_page(&reader, &query(&uri)?),
         _ => Err(Problem::unknown(format!("{path} takes a daemon"))),

@@ -13,6 +13,7 @@
 //! Migrations only add (`migrations.rs`); a file written by a newer version opens unless its
 //! `min_reader_version` says otherwise.
 
+mod ahead;
 mod alerts;
 mod append;
 mod forecasts;
