@@ -176,7 +176,7 @@ fn systemd_hears_of_a_reload_and_reads_how_things_are() {
     systemd.wait("RELOADING=1");
     systemd.wait("READY=1");
     let line = systemd.wait("STATUS=");
-    assert!(line.contains("refused: mqttt"), "{line}");
+    assert!(line.contains("n.toml: mqttt:"), "{line}");
 }
 
 #[test]

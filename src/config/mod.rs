@@ -2,6 +2,7 @@
 //!
 //! `config/nightwatt.toml` is the complete, commented reference; a test holds it to these defaults.
 
+mod environment;
 mod sections;
 mod topics;
 
@@ -25,8 +26,6 @@ use crate::update::source::Source;
 
 /// Where `run` looks when it is given no file.
 pub const DEFAULT_PATH: &str = "/etc/nightwatt/nightwatt.toml";
-/// Overrides are `NIGHTWATT_SECTION__KEY`; a variable without the double underscore is not one.
-const ENV_PREFIX: &str = "NIGHTWATT_";
 
 const MB: u64 = 1_000_000;
 
@@ -93,8 +92,11 @@ pub enum ConfigError {
         message: String,
     },
     /// A key is unknown, or a value is of the wrong type or out of range.
-    #[error("{key}{}: {problem}", value.as_ref().map(|v| format!(" = {v}")).unwrap_or_default())]
+    #[error("{}{key}{}: {problem}", place.as_ref().map(|p| format!("{p}: ")).unwrap_or_default(),
+        value.as_ref().map(|v| format!(" = {v}")).unwrap_or_default())]
     Invalid {
+        /// The file, or the variable of the environment.
+        place: Option<String>,
         /// The key with its section.
         key: String,
         /// What was given.
@@ -102,6 +104,18 @@ pub enum ConfigError {
         /// What is wrong with it and what would be accepted.
         problem: String,
     },
+}
+
+impl ConfigError {
+    /// With the place where the key stands: one of the variables, or else the file.
+    fn found_in(mut self, path: Option<&Path>, variables: &[String]) -> Self {
+        if let Self::Invalid { place, key, .. } = &mut self {
+            let sets = |name: &&String| environment::key_of(name).is_some_and(|of| of == *key);
+            let variable = variables.iter().find(sets).cloned();
+            *place = variable.or_else(|| path.map(|p| p.display().to_string()));
+        }
+        self
+    }
 }
 
 /// The whole configuration, validated.
@@ -151,10 +165,13 @@ impl Config {
                 path: path.unwrap_or(default).to_owned(),
                 message: place_and_reason(&text, &e),
             })?;
+        let mut overridden = Vec::new();
         for (name, value) in env {
-            override_from_env(&mut table, &name, &value)?;
+            if environment::apply(&mut table, &name, &value)? {
+                overridden.push(name);
+            }
         }
-        let mut config = from_table(table)?;
+        let mut config = from_table(table).map_err(|e| e.found_in(path, &overridden))?;
         config.resolve_against(&base);
         Ok(config)
     }
@@ -249,11 +266,12 @@ fn from_table(table: Table) -> Result<Config, ConfigError> {
     let config: Config = serde_path_to_error::deserialize(root.clone()).map_err(|e| {
         let key = e.path().to_string();
         ConfigError::Invalid {
+            place: None,
             value: lookup(&root, &key)
                 .filter(|v| !v.is_table())
                 .map(|v| shown(&key, v)),
             // Without a source the text is the message and the keys on the way.
-            problem: e.into_inner().to_string().trim_end().replace('\n', " "),
+            problem: in_our_words(e.into_inner().to_string().trim_end()),
             key,
         }
     })?;
@@ -266,6 +284,7 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     let refuse = |key: &str, problem: &str| {
         let value = lookup(root, key).map(|v| shown(key, v));
         Err(ConfigError::Invalid {
+            place: None,
             key: key.into(),
             value,
             problem: problem.into(),
@@ -290,6 +309,7 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     let own = format!("{}/", mqtt.topic_prefix);
     if let Some(i) = (mqtt.topics.iter()).position(|rule| rule.filter.starts_with(&own)) {
         return Err(ConfigError::Invalid {
+            place: None,
             key: format!("mqtt.topics[{i}].filter"),
             value: Some(format!("{:?}", mqtt.topics[i].filter)),
             problem: format!(
@@ -305,6 +325,7 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     }
     if let Err(error) = Reader::new(&mqtt.topics, mqtt.max_age_days) {
         return Err(ConfigError::Invalid {
+            place: None,
             key: format!("mqtt.topics{}", error.key),
             value: Some(format!("{:?}", error.value)),
             problem: error.problem,
@@ -341,6 +362,7 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     let own = format!("{prefix}/device/");
     if let Some(i) = (mqtt.topics.iter()).position(|rule| rule.filter.starts_with(&own)) {
         return Err(ConfigError::Invalid {
+            place: None,
             key: format!("mqtt.topics[{i}].filter"),
             value: Some(format!("{:?}", mqtt.topics[i].filter)),
             problem: format!("below {own} Home Assistant is told of devices; no reading is there"),
@@ -349,6 +371,7 @@ fn validate(config: &Config, root: &Value) -> Result<(), ConfigError> {
     if let Err((key, problem)) = crate::alerts::deliver::check(&config.alerts) {
         // The address may hold a secret in its path, so it is not shown.
         return Err(ConfigError::Invalid {
+            place: None,
             key: format!("alerts.{key}"),
             value: None,
             problem,
@@ -403,6 +426,7 @@ fn lookup<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
 
 fn invalid(key: &str, value: &Value, problem: String) -> ConfigError {
     ConfigError::Invalid {
+        place: None,
         key: key.into(),
         value: Some(shown(key, value)),
         problem,
@@ -423,6 +447,18 @@ fn shown(key: &str, value: &Value) -> String {
     text
 }
 
+/// A reader's words on one line; what it calls a field is a key here.
+fn in_our_words(text: &str) -> String {
+    let text = text.replace('\n', " ");
+    let known = text.strip_prefix("unknown field `").and_then(|rest| {
+        let (_, known) = rest.split_once("`, expected ")?;
+        Some(known.strip_prefix("one of ").unwrap_or(known))
+    });
+    known.map_or(text.clone(), |known| {
+        format!("there is no such key; there are {known}")
+    })
+}
+
 /// Line, column and reason, in one line; not the line itself, which may hold a secret.
 fn place_and_reason(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start));
@@ -432,34 +468,6 @@ fn place_and_reason(text: &str, error: &toml::de::Error) -> String {
         format!("line {line}, column {column}: ")
     });
     format!("{place}{}", error.message().trim_end().replace('\n', ", "))
-}
-
-/// Sets `section.key` from `NIGHTWATT_SECTION__KEY`; the text is TOML where it parses as TOML, else a string.
-fn override_from_env(table: &mut Table, name: &str, text: &str) -> Result<(), ConfigError> {
-    let Some(key) = name.strip_prefix(ENV_PREFIX).filter(|k| k.contains("__")) else {
-        return Ok(());
-    };
-    let key = key.to_lowercase();
-    let parts: Vec<&str> = key.split("__").collect();
-    let parsed = format!("v = {text}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut t| t.remove("v"));
-    let value = parsed.unwrap_or_else(|| Value::String(text.to_owned()));
-    let mut at = table;
-    for part in &parts[..parts.len() - 1] {
-        at = at
-            .entry(part.to_string())
-            .or_insert_with(|| Value::Table(Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| ConfigError::Invalid {
-                key: parts.join("."),
-                value: Some(shown(&key, &value)),
-                problem: format!("{name} goes into a section, but {part} is a value"),
-            })?;
-    }
-    at.insert(parts[parts.len() - 1].to_owned(), value);
-    Ok(())
 }
 
 #[cfg(test)]
