@@ -62,7 +62,7 @@ pub fn local_days(
 }
 
 /// The first instant of a local day; where summer time leaves midnight out, the first after it.
-fn midnight(zone: Tz, day: NaiveDate) -> TimestampMs {
+pub fn midnight(zone: Tz, day: NaiveDate) -> TimestampMs {
     let wall = day.and_time(chrono::NaiveTime::MIN);
     let found = (0..=24).find_map(|quarters| {
         let wall = wall + chrono::TimeDelta::minutes(15 * quarters);

@@ -1,4 +1,8 @@
-//! Numbers with their words.
+//! Numbers with their words, and times as the site's clocks show them.
+
+use chrono_tz::Tz;
+
+use crate::reading::TimestampMs;
 
 /// `1 day`, `2 days`.
 pub fn count(n: impl TryInto<u64>, one: &str) -> String {
@@ -12,9 +16,26 @@ pub fn are(n: u32) -> String {
     format!("{n} {}", if n == 1 { "is" } else { "are" })
 }
 
+/// `2026-06-03 14:00`.
+pub fn minute(ts: TimestampMs, zone: Tz) -> String {
+    local(ts, zone, "%Y-%m-%d %H:%M")
+}
+
+/// A time of the site's zone as `format` says.
+pub fn local(ts: TimestampMs, zone: Tz, format: &str) -> String {
+    ts.to_utc().with_timezone(&zone).format(format).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn people_see_the_sites_own_clock() {
+        let ts = "2026-06-03T12:00:30Z".parse().unwrap();
+        assert_eq!(minute(ts, Tz::Europe__Madrid), "2026-06-03 14:00");
+        assert_eq!(local(ts, Tz::UTC, "%H:%M:%S"), "12:00:30");
+    }
 
     #[test]
     fn one_is_one_and_everything_else_is_many() {

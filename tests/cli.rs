@@ -31,7 +31,12 @@ fn json(station: &Station, words: &[&str]) -> Value {
 
 /// A station that has something of everything, with names as long as they may be, and no daemon.
 fn station_with_everything() -> Station {
-    let mut station = Station::new(&nowhere(), "[site]\nlatitude = 40.45\nlongitude = -3.73");
+    let mut station = Station::new(
+        &nowhere(),
+        "[site]\nlatitude = 40.45\nlongitude = -3.73\n\
+         timezone = \"America/Argentina/ComodRivadavia\"\n\
+         [training]\nhorizon_min = [15, 60]",
+    );
     station.start();
     station.stop();
     put_history(&station, 2, 4, 300);
@@ -42,7 +47,8 @@ fn station_with_everything() -> Station {
         [&long],
     )
     .unwrap();
-    let now = chrono::Utc::now().timestamp_millis();
+    // On the grid of readings every five minutes.
+    let now = chrono::Utc::now().timestamp_millis() / 300_000 * 300_000;
     let wide = "w".repeat(200);
     conn.execute_batch(&format!(
         "UPDATE reading SET voltage = 123456.789, current = 98765.4321, temperature = -40.25,
@@ -61,7 +67,13 @@ fn station_with_everything() -> Station {
                      'done', 'done', '{{\"database_bytes\": 4096}}');
          INSERT INTO model (state, run_id, created_ms, promoted_ms, reason, metrics, bytes)
              VALUES ('live', 1, {now}, {now}, '{wide}', '{{}}', x'00');
-         INSERT INTO model_life (version, from_ms, why) VALUES (1, {now}, '{wide}');"
+         INSERT INTO model_life (version, from_ms, why) VALUES (1, {now}, '{wide}');
+         INSERT INTO alert (kind, subject, level, text, next_step, raised_ms)
+             VALUES ('nights_failed', '', 'attention', '{wide}', '{wide}', {now});
+         INSERT INTO run (kind, mode, trigger, started_ms, ended_ms, outcome, reason)
+             VALUES ('update', 'check', 'manual', {now}, {now}, 'done', 'nothing newer');
+         INSERT INTO error_report (stage, level, text, times, first_ms, last_ms)
+             VALUES ('intake', 'warn', '{wide}', 3, {now}, {now});"
     ))
     .unwrap();
     for (device, minutes, actual) in [
@@ -101,6 +113,9 @@ const LISTINGS: &[&[&str]] = &[
     &["models", "history"],
     &["models", "show", "1"],
     &["quarantine"],
+    &["alerts"],
+    &["errors"],
+    &["update", "history"],
     &["report"],
     &["train", "--dry-run"],
 ];
@@ -129,7 +144,7 @@ fn every_listing_fits_80_columns_with_and_without_a_daemon() {
         let shown = text(&station, words);
         fits(words, &shown);
         if ["devices", "readings", "accuracy", "events"].contains(&words[0]) {
-            let head = |text: &str| text.lines().next().map(str::to_owned);
+            let head = |text: &str| text.lines().take(2).map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(head(&shown), head(alone), "{words:?}");
         }
     }
@@ -261,6 +276,101 @@ fn a_list_is_the_same_from_the_daemon_and_from_its_database() {
         assert!(said.starts_with("nightwatt: "), "{said}");
         assert!(!said.contains("/api/devices/nobody"), "{said}");
     }
+}
+
+#[test]
+fn people_see_the_sites_clock_and_may_write_a_date() {
+    let mut station = Station::new(&nowhere(), "[site]\ntimezone = \"Europe/Madrid\"");
+    station.start();
+    station.stop();
+    let conn = Connection::open(station.db()).unwrap();
+    conn.execute_batch(
+        "INSERT INTO device VALUES (1, 't1', 1780268400000);
+         INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
+             VALUES (1780268400000, 1, 1780268400000, 0, 1, 7);",
+    )
+    .unwrap();
+    // 2026-05-31T23:00:00Z is one in the morning of the first of June in Madrid.
+    let day = [
+        "readings",
+        "t1",
+        "--from",
+        "2026-06-01",
+        "--to",
+        "2026-06-02",
+        "--step",
+        "1h",
+    ];
+    let shown = text(&station, &day);
+    assert!(shown.starts_with("times of Europe/Madrid\n"), "{shown}");
+    assert!(shown.contains("\n2026-06-01 01:00 "), "{shown}");
+    let shown = json(&station, &day);
+    assert_eq!(shown["from"], "2026-05-31T22:00:00Z");
+    assert_eq!(shown["to"], "2026-06-01T22:00:00Z");
+    assert_eq!(shown["points"][0]["at"], "2026-05-31T23:00:00Z");
+    // The newest reading's age has room, however old it is.
+    let shown = text(&station, &["devices"]);
+    assert!(
+        shown.contains("2026-06-01 01:00") && !shown.contains('…'),
+        "{shown}"
+    );
+    let wrong = station.run(&["readings", "t1", "--from", "yesterday"]);
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(said.contains("2026-11-20"), "{said}");
+}
+
+#[test]
+fn without_a_daemon_tail_says_so_and_does_not_wait() {
+    let mut station = Station::new(&nowhere(), "");
+    station.start();
+    station.stop();
+    let out = station.run(&["tail"]);
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("no daemon answers") && said.contains("nightwatt run"),
+        "{said}"
+    );
+    assert!(out.stdout.is_empty());
+}
+
+#[test]
+fn what_is_said_to_people_is_in_their_words() {
+    let mut station = Station::new(&nowhere(), "");
+    station.start();
+    for wrong in [
+        &["readings", "nobody"][..],
+        &["forecast", "nobody"],
+        &["models", "promote", "99"],
+        &["runs", "delete", "99"],
+        &["events", "--limit", "0"],
+        &["alerts", "acknowledge", "99"],
+    ] {
+        let out = station.run(wrong);
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(!said.contains("/api"), "{wrong:?}: {said}");
+    }
+    assert!(!station.log().contains("Some("), "{}", station.log());
+    station.stop();
+    // A wrong key is named with the file, or the variable, that it stands in.
+    let file = station.dir.path().join("n.toml");
+    station.set("[http]", "port = 80");
+    let out = station.run(&["check-config"]);
+    let said = String::from_utf8(out.stderr).unwrap();
+    let start = format!(
+        "nightwatt: {}: http.port = 80: there is no such key",
+        file.display()
+    );
+    assert!(said.starts_with(&start), "{said}");
+    let station = Station::new(&nowhere(), "");
+    let mut command = station.command(&["check-config"]);
+    let out = command.env("NIGHTWATT_STORE__SIZE", "3").output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        said.contains("NIGHTWATT_STORE__SIZE: store.size = 3"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -417,7 +527,7 @@ fn check_config_names_the_place_and_that_there_is_no_file() {
             .output()
             .unwrap();
         let shown = String::from_utf8(out.stdout).unwrap();
-        assert!(shown.contains("file      none"), "{shown}");
+        assert!(shown.contains("  file           none"), "{shown}");
     }
     for words in [&["status"][..], &["check-config"], &["run"], &["devices"]] {
         let out = std::process::Command::new(crate::support::NIGHTWATT)

@@ -13,6 +13,8 @@ fn nightwatt(words: &[&str]) -> (Option<i32>, String, String) {
 #[test]
 fn wrong_usage_and_wrong_configuration_end_with_2() {
     assert_eq!(nightwatt(&["frobnicate"]).0, Some(2));
+    assert_eq!(nightwatt(&["runs", "--kind", "nonsense"]).0, Some(2));
+    assert_eq!(nightwatt(&["runs", "--limit", "0"]).0, Some(2));
     let station = Station::new("mqtt://h", "[training]\nhorizon = 3");
     let out = station.run(&["check-config"]);
     assert_eq!(out.status.code(), Some(2));

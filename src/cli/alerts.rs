@@ -1,20 +1,24 @@
 //! `alerts` and `errors`: what stands, who has been told of it, and what went wrong lately.
 
+use chrono_tz::Tz;
 use clap::{Args, Subcommand};
 use hyper::Method;
+use serde_json::json;
 
+use super::alone::change;
 use super::run::credentials;
-use super::{Exit, Failure, JsonArg, Outcome, alone::Alone, block_on};
+use super::tables::print;
+use super::when::{second, times_of};
+use super::{Exit, Failure, JsonArg, Outcome, block_on};
 use crate::alerts::Notice;
 use crate::alerts::deliver::Channel;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::errors::{ErrorReport, MOST_REPORTS, chain};
-use crate::http::client::{self, ClientError};
 use crate::mqtt::link::{LinkError, LinkEvent, LinkOptions};
 use crate::status::{clip, printable, wrap};
 use crate::store::{AlertRow, Reader};
-use crate::words::count;
+use crate::words::{count, minute};
 
 #[derive(Args)]
 pub(super) struct AlertsArgs {
@@ -67,41 +71,30 @@ pub(super) fn alerts(
         Some(AlertsVerb::Acknowledge { which }) => acknowledge(&places()?, which, args.json.json),
         Some(AlertsVerb::Test) => test(&config()?),
         None => {
-            let reader = Reader::open(&places()?.store.path)?;
+            let config = places()?;
+            let reader = Reader::open(&config.store.path)?;
             let rows = reader.alerts(args.all.is_none(), args.all.unwrap_or(0))?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&rows)?);
-            } else {
-                print!("{}", list(&rows));
-            }
-            Ok(Exit::Done)
+            print(args.json.json, &rows, |rows| list(rows, config.site.zone()))
         }
     }
 }
 
-/// Through the daemon; where none runs, here.
 fn acknowledge(config: &Config, which: Which, as_json: bool) -> Outcome {
     let (id, word) = match which {
         Which::All => (None, "all".to_owned()),
         Which::One(id) => (Some(id), id.to_string()),
     };
-    let known = block_on(async {
-        let path = format!("/api/alerts/{word}/acknowledge");
-        match client::request(&config.http.socket, Method::POST, &path, String::new()).await {
-            Ok(answer) => Ok(answer["acknowledged"].as_u64().unwrap_or(0) as usize),
-            Err(ClientError::NotRunning { .. }) => {
-                let alone = Alone::open(config).await?;
-                let known = alone.store.acknowledge_alerts(id, SystemClock.now()).await;
-                alone.close().await?;
-                Ok(known?)
-            }
-            Err(error) => Err(error.into()),
-        }
+    let path = format!("/api/alerts/{word}/acknowledge");
+    let answer = change(config, Method::POST, &path, async |store| {
+        let known = store.acknowledge_alerts(id, SystemClock.now()).await?;
+        Ok(json!({ "acknowledged": known }))
     })?;
-    if as_json {
-        println!("{}", serde_json::json!({ "acknowledged": known }));
-    } else {
-        println!("{} acknowledged", count(known, "alert"));
+    match as_json {
+        true => println!("{}", json!({ "acknowledged": answer["acknowledged"] })),
+        false => {
+            let known = answer["acknowledged"].as_u64().unwrap_or(0);
+            println!("{} acknowledged", count(known, "alert"));
+        }
     }
     Ok(Exit::Done)
 }
@@ -161,25 +154,22 @@ async fn publish(options: &LinkOptions, topic: &str, text: String) -> Result<(),
 
 pub(super) fn errors(config: &Config, as_json: bool) -> Outcome {
     let reports = Reader::open(&config.store.path)?.errors(MOST_REPORTS)?;
-    if as_json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
-    } else {
-        print!("{}", reports_table(&reports));
-    }
-    Ok(Exit::Done)
+    print(as_json, &reports, |reports| {
+        reports_table(reports, config.site.zone())
+    })
 }
 
-fn list(rows: &[AlertRow]) -> String {
+fn list(rows: &[AlertRow], zone: Tz) -> String {
     if rows.is_empty() {
         return "nothing is wrong: no alert stands\n".into();
     }
-    let minute = |t: crate::reading::TimestampMs| t.to_utc().format("%Y-%m-%d %H:%M").to_string();
-    let mut out = format!(
+    let mut out = times_of(zone);
+    out += &format!(
         "{:>5} {:<16} {:<16} {:<18} known, and what\n",
-        "alert", "raised (UTC)", "over (UTC)", "kind"
+        "alert", "raised", "over", "kind"
     );
     for r in rows {
-        let over = r.cleared.map_or("-".into(), minute);
+        let over = r.cleared.map_or("-".into(), |t| minute(t, zone));
         let known = if r.acknowledged.is_some() {
             "yes"
         } else {
@@ -188,7 +178,7 @@ fn list(rows: &[AlertRow]) -> String {
         out += &format!(
             "{:>5} {:<16} {over:<16} {:<18} {known}\n      {}\n",
             r.id,
-            minute(r.raised),
+            minute(r.raised, zone),
             clip(&r.kind, 18),
             indented(&printable(&r.text), 6)
         );
@@ -202,13 +192,14 @@ fn list(rows: &[AlertRow]) -> String {
     out
 }
 
-fn reports_table(reports: &[ErrorReport]) -> String {
+fn reports_table(reports: &[ErrorReport], zone: Tz) -> String {
     if reports.is_empty() {
         return "no errors\n".into();
     }
-    let mut out = format!("{:<20} {:>6} {:<13} what\n", "last (UTC)", "times", "stage");
+    let mut out = times_of(zone);
+    out += &format!("{:<20} {:>6} {:<13} what\n", "last", "times", "stage");
     for r in reports {
-        let last = r.last.to_utc().format("%Y-%m-%dT%H:%M:%SZ");
+        let last = second(r.last, zone);
         out += &format!(
             "{last:<20} {:>6} {:<13} {}\n",
             r.times,

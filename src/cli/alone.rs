@@ -3,10 +3,34 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Exit, Failure};
+use hyper::Method;
+use serde_json::Value;
+
+use super::{Exit, Failure, block_on};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::http::client::{self, ClientError};
 use crate::store::{Nobody, Store, StoreError, StoreLock, Writer};
+
+/// Has the daemon change something; where none runs, `here` does it and answers as the daemon would.
+pub(super) fn change(
+    config: &Config,
+    method: Method,
+    path: &str,
+    here: impl AsyncFnOnce(&Store) -> Result<Value, Failure>,
+) -> Result<Value, Failure> {
+    block_on(async {
+        match client::request(&config.http.socket, method, path, String::new()).await {
+            Err(ClientError::NotRunning { .. }) => {
+                let alone = Alone::open(config).await?;
+                let done = here(&alone.store).await;
+                alone.close().await?;
+                done
+            }
+            answer => Ok(answer?),
+        }
+    })
+}
 
 /// The store, ours alone.
 pub(super) struct Alone {

@@ -17,8 +17,6 @@ pub(super) fn get(config: &Config, path: &str) -> Result<Value, Failure> {
         block_on(async { Ok(client::request(socket, Method::GET, path, String::new()).await) })?;
     match asked {
         Ok(answer) => Ok(answer),
-        // The sentence is the daemon's; which path refused it says nothing to a person.
-        Err(ClientError::Refused { detail, .. }) => Err(Failure(Exit::Failed, detail)),
         Err(ClientError::NotRunning { .. }) => offline::answer(config, SystemClock.now(), path)
             .map_err(|detail| Failure(Exit::Failed, detail)),
         Err(error) => Err(error.into()),

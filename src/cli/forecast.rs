@@ -2,17 +2,20 @@
 
 use std::fmt::Write as _;
 
+use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::ask::{get, path};
-use super::lists::{RangeArgs, list, number, show};
-use super::tables::{self, minute};
+use super::lists::{RangeArgs, list};
+use super::tables::{self, number, print};
+use super::when::times_of;
 use super::{Exit, Failure, JsonArg, Outcome};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::status::{clip, printable};
 use crate::store::{ForecastPoint, ForecastRow};
+use crate::words::minute;
 
 #[derive(Args)]
 pub(super) struct ForecastArgs {
@@ -46,7 +49,8 @@ enum Format {
 
 pub(super) fn forecast(config: &Config, args: &ForecastArgs) -> Outcome {
     let mut asked = vec![("horizon", args.horizon.map(|h| h.to_string()))];
-    let mut range = args.range.asked();
+    let zone = config.site.zone();
+    let mut range = args.range.asked(zone);
     let past = args.past || range[..2].iter().any(|(_, given)| given.is_some());
     if past && range[0].1.is_none() {
         // Without a beginning the API gives no past at all.
@@ -69,39 +73,44 @@ pub(super) fn forecast(config: &Config, args: &ForecastArgs) -> Outcome {
         return Ok(Exit::Done);
     }
     if past {
-        return show(&args.json, &answer["past"].take(), past_table);
+        let past = answer["past"].take();
+        let points = list(&past, "points")?;
+        return print(args.json.json, &past, |past| {
+            past_table(&points, &past["step_s"], zone)
+        });
     }
     if args.slots {
         let slots = json!({
             "now": answer["now"], "step_s": answer["step_s"],
             "slots": answer["slots"], "sum": answer["sum"],
         });
-        return show(&args.json, &slots, |slots| Ok(slots_table(slots)));
+        return print(args.json.json, &slots, |slots| slots_table(slots, zone));
     }
     let rows: Vec<ForecastRow> = list(&answer, "forecasts")?;
     if let Some(name) = args.device.as_ref().filter(|_| rows.is_empty()) {
         let text = format!("there is no forecast for {name}");
         return Err(Failure(Exit::Failed, text));
     }
-    show(&args.json, &answer["forecasts"], |_| {
-        Ok(tables::forecasts(&rows, SystemClock.now()))
+    print(args.json.json, &answer["forecasts"], |_| {
+        tables::forecasts(&rows, SystemClock.now(), zone)
     })
 }
 
-fn past_table(past: &Value) -> Result<String, serde_json::Error> {
-    let points: Vec<ForecastPoint> = list(past, "points")?;
+fn past_table(points: &[ForecastPoint], step_s: &Value, zone: Tz) -> String {
     if points.is_empty() {
-        return Ok("no forecast for this time\n".into());
+        return "no forecast for this time\n".into();
     }
-    let mut out = format!(
-        "{:<16} {:<12} {:>5} {:>7} {:>7} {:>7} {:>7} {:>8}\n",
-        "for (UTC)", "device", "ahead", "W", "P10", "P90", "smart", "measured"
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:<16} {:<12} {:>5} {:>7} {:>7} {:>7} {:>7} {:>8}",
+        "for", "device", "ahead", "W", "P10", "P90", "smart", "measured"
     );
-    for p in &points {
+    for p in points {
         let _ = writeln!(
             out,
             "{:<16} {:<12} {:>5} {:>7.1} {:>7} {:>7} {:>7.1} {:>8}",
-            minute(p.at),
+            minute(p.at, zone),
             clip(&printable(p.device.as_str()), 12),
             p.horizon_min,
             p.power_w,
@@ -111,19 +120,24 @@ fn past_table(past: &Value) -> Result<String, serde_json::Error> {
             number(p.actual_w, 1),
         );
     }
-    Ok(out + &format!("means over {} s; ahead: minutes\n", past["step_s"]))
+    out + &format!("means over {step_s} s; ahead: minutes\n")
 }
 
-fn slots_table(answer: &Value) -> String {
+fn slots_table(answer: &Value, zone: Tz) -> String {
     let rows = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
     let (slots, sums) = (rows("slots"), rows("sum"));
     if slots.is_empty() {
         return "no forecast yet\n".into();
     }
-    let time = |value: &Value| value.as_str().and_then(|t| t.parse().ok()).map(minute);
-    let mut out = format!(
-        "{:<16} {:<20} {:>5} {:>9} {:>9} {:>9}\n",
-        "from (UTC)", "device", "ahead", "W", "P10", "P90"
+    let time = |value: &Value| {
+        let at = value.as_str().and_then(|t| t.parse().ok());
+        at.map(|at| minute(at, zone))
+    };
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:<16} {:<20} {:>5} {:>9} {:>9} {:>9}",
+        "from", "device", "ahead", "W", "P10", "P90"
     );
     for slot in &slots {
         let watts = |name: &str| number(slot[name].as_f64(), 1);

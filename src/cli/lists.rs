@@ -2,20 +2,23 @@
 
 use std::fmt::Write as _;
 
+use chrono_tz::Tz;
 use clap::Args;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ask::{get, path};
-use super::tables::{fit, minute};
-use super::{Exit, JsonArg, Outcome};
+use super::tables::{number, percent, print, skill};
+use super::when::{Moment, times_of};
+use super::{JsonArg, Outcome};
 use crate::accuracy::DayAccuracy;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::reading::{Field, TimestampMs};
-use crate::simulate::command::parse_time;
 use crate::status::{ago, clip, printable};
 use crate::store::{DeviceRow, EventRow};
+use crate::words::minute;
 
 #[derive(Args)]
 pub(super) struct ReadingsArgs {
@@ -30,22 +33,22 @@ pub(super) struct ReadingsArgs {
 /// A time range in equal steps.
 #[derive(Args)]
 pub(super) struct RangeArgs {
-    /// Begin, RFC 3339 [default: a day before the end]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    from: Option<TimestampMs>,
-    /// End, RFC 3339 [default: now]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    to: Option<TimestampMs>,
+    /// Begin: RFC 3339, or a date for its midnight at the site [default: a day before the end]
+    #[arg(long, value_name = "TIME")]
+    from: Option<Moment>,
+    /// End, likewise [default: now]
+    #[arg(long, value_name = "TIME")]
+    to: Option<Moment>,
     /// Length of a step: 30s, 15m, 1h, 1d [default: about 300 steps]
     #[arg(long)]
     step: Option<String>,
 }
 
 impl RangeArgs {
-    pub(super) fn asked(&self) -> [(&'static str, Option<String>); 3] {
+    pub(super) fn asked(&self, zone: Tz) -> [(&'static str, Option<String>); 3] {
         [
-            ("from", self.from.map(|t| t.to_string())),
-            ("to", self.to.map(|t| t.to_string())),
+            ("from", self.from.map(|t| t.at(zone).to_string())),
+            ("to", self.to.map(|t| t.at(zone).to_string())),
             ("step", self.step.clone()),
         ]
     }
@@ -77,25 +80,28 @@ pub(super) struct EventsArgs {
 
 pub(super) fn devices(config: &Config, json: &JsonArg) -> Outcome {
     let answer = get(config, "/api/devices")?;
-    show(json, &answer, |answer| {
-        let now = crate::clock::Clock::now(&crate::clock::SystemClock);
-        Ok(devices_table(&list(answer, "devices")?, now))
+    let rows = list(&answer, "devices")?;
+    print(json.json, &answer, |_| {
+        devices_table(&rows, SystemClock.now(), config.site.zone())
     })
 }
 
 pub(super) fn readings(config: &Config, args: &ReadingsArgs) -> Outcome {
+    let zone = config.site.zone();
     let parts = ["api", "devices", &args.device, "readings"];
-    let answer = get(config, &path(&parts, &args.range.asked()))?;
-    show(&args.json, &answer, |answer| Ok(readings_table(answer)))
+    let answer = get(config, &path(&parts, &args.range.asked(zone)))?;
+    print(args.json.json, &answer, |answer| {
+        readings_table(answer, zone)
+    })
 }
 
 pub(super) fn accuracy(config: &Config, args: &AccuracyArgs) -> Outcome {
     let days = [("days", Some(args.days.to_string()))];
     let answer = get(config, &path(&["api", "accuracy"], &days))?;
-    show(&args.json, &answer, |answer| {
-        let mut rows: Vec<DayAccuracy> = list(answer, "accuracy")?;
-        rows.retain(|row| args.by_device || row.device.is_none());
-        Ok(accuracy_table(&rows, args.days, args.by_device))
+    let mut rows: Vec<DayAccuracy> = list(&answer, "accuracy")?;
+    rows.retain(|row| args.by_device || row.device.is_none());
+    print(args.json.json, &answer, |_| {
+        accuracy_table(&rows, args.days, args.by_device)
     })
 }
 
@@ -105,23 +111,10 @@ pub(super) fn events(config: &Config, args: &EventsArgs) -> Outcome {
         ("skip", Some(args.skip.to_string())),
     ];
     let answer = get(config, &path(&["api", "events"], &part))?;
-    show(&args.json, &answer, |answer| {
-        Ok(events_table(&list(answer, "events")?))
+    let rows = list(&answer, "events")?;
+    print(args.json.json, &answer, |_| {
+        events_table(&rows, config.site.zone())
     })
-}
-
-/// Prints an answer as it is, or its table.
-pub(super) fn show(
-    json: &JsonArg,
-    answer: &Value,
-    table: impl FnOnce(&Value) -> Result<String, serde_json::Error>,
-) -> Outcome {
-    if json.json {
-        println!("{}", serde_json::to_string_pretty(answer)?);
-    } else {
-        print!("{}", fit(&table(answer)?));
-    }
-    Ok(Exit::Done)
 }
 
 /// The rows of an answer.
@@ -132,22 +125,24 @@ pub(super) fn list<T: DeserializeOwned>(
     Vec::deserialize(&answer[name])
 }
 
-fn devices_table(rows: &[DeviceRow], now: TimestampMs) -> String {
+fn devices_table(rows: &[DeviceRow], now: TimestampMs, zone: Tz) -> String {
     if rows.is_empty() {
         return "no device has sent a reading yet\n".into();
     }
-    let mut out = format!(
-        "{:<24} {:<16} {:>9} {:>9} {:>8}  newest\n",
-        "device", "since (UTC)", "W", "lux", "°C"
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:<20} {:<16} {:>9} {:>8} {:>6}  newest",
+        "device", "first received", "W", "lux", "°C"
     );
     for row in rows {
         let value = |field| number(row.values.get(field), 1);
         let newest = row.newest.map_or("over a day ago".into(), |t| ago(now, t));
         let _ = writeln!(
             out,
-            "{:<24} {:<16} {:>9} {:>9} {:>8}  {newest}",
-            clip(&printable(row.device.as_str()), 24),
-            minute(row.first_seen),
+            "{:<20} {:<16} {:>9} {:>8} {:>6}  {newest}",
+            clip(&printable(row.device.as_str()), 20),
+            minute(row.first_seen, zone),
             value(Field::Power),
             number(row.values.get(Field::Lux), 0),
             value(Field::Temperature),
@@ -156,14 +151,16 @@ fn devices_table(rows: &[DeviceRow], now: TimestampMs) -> String {
     out
 }
 
-fn readings_table(answer: &Value) -> String {
+fn readings_table(answer: &Value, zone: Tz) -> String {
     let points = answer["points"].as_array().map_or(&[][..], Vec::as_slice);
     if points.is_empty() {
         return "no reading in this time\n".into();
     }
-    let mut out = format!(
-        "{:<16} {:>6} {:>8} {:>8} {:>8} {:>7} {:>6} {:>6} {:>6}\n",
-        "at (UTC)", "count", "W", "least", "most", "lux", "V", "A", "°C"
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:<16} {:>6} {:>8} {:>8} {:>8} {:>7} {:>6} {:>6} {:>6}",
+        "at", "count", "W", "least", "most", "lux", "V", "A", "°C"
     );
     for point in points {
         let value = |name: &str, digits| number(point[name].as_f64(), digits);
@@ -171,7 +168,7 @@ fn readings_table(answer: &Value) -> String {
         let _ = writeln!(
             out,
             "{:<16} {:>6} {:>8} {:>8} {:>8} {:>7} {:>6} {:>6} {:>6}",
-            minute(at.unwrap_or_default()),
+            minute(at.unwrap_or_default(), zone),
             point["readings"],
             value("power", 1),
             value("power_min", 1),
@@ -198,7 +195,6 @@ fn accuracy_table(rows: &[DayAccuracy], days: u32, by_device: bool) -> String {
         let a = &row.accuracy;
         let device = row.device.as_ref().map_or("all".into(), |d| d.to_string());
         let device = if by_device { device } else { String::new() };
-        let percent = a.coverage.map(|c| format!("{:.0} %", c * 100.0));
         let _ = writeln!(
             out,
             "{:<10} {:<12} {:>5} {:>6} {:>8.2} {:>8.2} {:>8.2} {:>6} {:>7}",
@@ -209,31 +205,27 @@ fn accuracy_table(rows: &[DayAccuracy], days: u32, by_device: bool) -> String {
             a.mae_w,
             a.smart_mae_w,
             a.naive_mae_w,
-            row.skill.map_or("-".into(), |s| format!("{s:+.2}")),
-            percent.unwrap_or("-".into()),
+            skill(row.skill),
+            percent(a.coverage),
         );
     }
     out + "ahead: minutes; skill: 1 - MAE / MAE of smart persistence\n"
 }
 
-fn events_table(rows: &[EventRow]) -> String {
+fn events_table(rows: &[EventRow], zone: Tz) -> String {
     if rows.is_empty() {
         return "nothing has happened yet\n".into();
     }
-    let mut out = format!("{:<16} {:<18} what\n", "at (UTC)", "event");
+    let mut out = times_of(zone);
+    let _ = writeln!(out, "{:<16} {:<18} what", "at", "event");
     for row in rows {
         let _ = writeln!(
             out,
             "{:<16} {:<18} {}",
-            minute(row.at),
+            minute(row.at, zone),
             clip(&row.kind, 18),
             printable(&row.detail)
         );
     }
     out
-}
-
-/// A value that may be absent.
-pub(super) fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or("-".into(), |v| format!("{v:.digits$}"))
 }

@@ -3,6 +3,7 @@
 mod alerts;
 mod alone;
 mod ask;
+mod check;
 mod doctor;
 mod forecast;
 mod home_assistant;
@@ -19,6 +20,7 @@ mod tail;
 mod topics;
 mod train;
 mod update;
+pub(crate) mod when;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -179,11 +181,11 @@ struct TrainArgs {
 struct RunsArgs {
     #[command(subcommand)]
     verb: Option<RunsVerb>,
-    /// Only runs of one kind: training, housekeeping, snapshot, update
-    #[arg(long)]
+    /// Only runs of one kind
+    #[arg(long, value_parser = ["training", "trial", "housekeeping", "update"])]
     kind: Option<String>,
     /// How many, the newest first
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = some)]
     limit: usize,
     #[command(flatten)]
     json: JsonArg,
@@ -236,6 +238,12 @@ enum ModelsVerb {
         /// Where to [default: nightwatt-model-<VERSION>.bin]
         file: Option<PathBuf>,
     },
+}
+
+/// How many lines of a list are asked for.
+fn some(text: &str) -> Result<usize, &'static str> {
+    let number = text.parse().ok().filter(|n| *n > 0);
+    number.ok_or("accepted: a number above 0")
 }
 
 /// Why a command failed, and with which status.
@@ -293,7 +301,7 @@ fn dispatch(cli: Cli) -> Outcome {
             Ok(Exit::Done)
         }
         Verb::Run(args) => run::run(cli.config, args.log),
-        Verb::CheckConfig => run::check_config(cli.config.as_deref(), &config()?),
+        Verb::CheckConfig => check::check_config(cli.config.as_deref(), &config()?),
         Verb::Topics(args) => topics::topics(&config()?, args),
         Verb::Status(args) => show::show_status(&places()?, args.json),
         Verb::Train(args) => train::train(config()?, &args),

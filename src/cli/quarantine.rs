@@ -1,11 +1,15 @@
 //! `quarantine`: the messages that could not become readings.
 
+use chrono_tz::Tz;
 use clap::{Args, Subcommand};
 use hyper::Method;
+use serde_json::{Value, json};
 
-use super::{Exit, Failure, JsonArg, Outcome, alone::Alone, block_on};
+use super::alone::change;
+use super::tables::print;
+use super::when::{second, times_of};
+use super::{Exit, Failure, JsonArg, Outcome};
 use crate::config::Config;
-use crate::http::client::{self, ClientError};
 use crate::status::{clip, printable};
 use crate::store::{OTHER_TOPICS, QuarantineRow, Reader, TopicRejects};
 use crate::words::count;
@@ -21,7 +25,7 @@ pub(super) struct QuarantineArgs {
     #[arg(long)]
     topic: Option<String>,
     /// At most so many, the newest first
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = super::some)]
     limit: usize,
     #[command(flatten)]
     json: JsonArg,
@@ -39,18 +43,20 @@ enum QuarantineVerb {
 }
 
 pub(super) fn quarantine(config: &Config, args: QuarantineArgs) -> Outcome {
+    let zone = config.site.zone();
     match args.verb {
-        Some(QuarantineVerb::Clear) => return clear(config, args.json.json),
+        Some(QuarantineVerb::Clear) => clear(config, args.json.json),
         Some(QuarantineVerb::Show { id }) => {
             let unknown = || format!("there is no message {id}; `nightwatt quarantine` lists them");
             let row = Reader::open(&config.store.path)?
                 .quarantined(id)?
                 .ok_or_else(|| Failure(Exit::Failed, unknown()))?;
-            if args.json.json {
-                println!("{}", serde_json::to_string_pretty(&json(&row))?);
-            } else {
-                print!("{}", one(&row));
+            match args.json.json {
+                true => println!("{}", serde_json::to_string_pretty(&shown(&row))?),
+                // Its payload is shown as it is, however wide.
+                false => print!("{}", one(&row, zone)),
             }
+            Ok(Exit::Done)
         }
         None => {
             let reader = Reader::open(&config.store.path)?;
@@ -61,45 +67,33 @@ pub(super) fn quarantine(config: &Config, args: QuarantineArgs) -> Outcome {
                 asked.as_deref().is_none_or(|asked| asked == found)
             };
             counts.retain(|c| wanted(&args.reason, &c.reason) && wanted(&args.topic, &c.topic));
-            if args.json.json {
-                let messages: Vec<_> = rows.iter().map(json).collect();
-                let all = serde_json::json!({ "counts": counts, "messages": messages });
-                println!("{}", serde_json::to_string_pretty(&all)?);
-            } else {
-                let filtered = args.reason.is_some() || args.topic.is_some();
-                print!("{}", list(&rows, &counts, filtered));
-            }
+            let messages: Vec<_> = rows.iter().map(shown).collect();
+            let all = json!({ "counts": counts, "messages": messages });
+            let filtered = args.reason.is_some() || args.topic.is_some();
+            print(args.json.json, &all, |_| {
+                list(&rows, &counts, filtered, zone)
+            })
         }
     }
-    Ok(Exit::Done)
 }
 
-/// Through the daemon; where none runs, here.
 fn clear(config: &Config, as_json: bool) -> Outcome {
-    let cleared = block_on(async {
-        let socket = &config.http.socket;
-        let path = "/api/quarantine/clear";
-        match client::request(socket, Method::POST, path, String::new()).await {
-            Ok(answer) => Ok(answer["cleared"].as_u64().unwrap_or(0) as usize),
-            Err(ClientError::NotRunning { .. }) => {
-                let alone = Alone::open(config).await?;
-                let cleared = alone.store.clear_quarantine().await;
-                alone.close().await?;
-                Ok(cleared?)
-            }
-            Err(error) => Err(error.into()),
-        }
+    let path = "/api/quarantine/clear";
+    let answer = change(config, Method::POST, path, async |store| {
+        Ok(json!({ "cleared": store.clear_quarantine().await? }))
     })?;
-    if as_json {
-        println!("{}", serde_json::json!({ "cleared": cleared }));
-    } else {
-        println!("{} forgotten", count(cleared, "message"));
+    match as_json {
+        true => println!("{}", json!({ "cleared": answer["cleared"] })),
+        false => {
+            let cleared = answer["cleared"].as_u64().unwrap_or(0);
+            println!("{} forgotten", count(cleared, "message"));
+        }
     }
     Ok(Exit::Done)
 }
 
-fn json(row: &QuarantineRow) -> serde_json::Value {
-    let mut object = serde_json::json!({
+fn shown(row: &QuarantineRow) -> Value {
+    let mut object = json!({
         "id": row.id,
         "at": row.at,
         "topic": row.topic,
@@ -113,7 +107,7 @@ fn json(row: &QuarantineRow) -> serde_json::Value {
     object
 }
 
-fn list(rows: &[QuarantineRow], counts: &[TopicRejects], filtered: bool) -> String {
+fn list(rows: &[QuarantineRow], counts: &[TopicRejects], filtered: bool, zone: Tz) -> String {
     if rows.is_empty() && counts.is_empty() {
         return match filtered {
             true => {
@@ -133,11 +127,15 @@ fn list(rows: &[QuarantineRow], counts: &[TopicRejects], filtered: bool) -> Stri
         out += &format!("{:>9}  {:<21} {}\n", c.count, c.reason, clip(&topic, 46));
     }
     out += &format!(
-        "\n{:>9}  {:<20} {:<21} {}\n",
-        "message", "at", "reason", "topic and payload"
+        "\n{}{:>9}  {:<20} {:<21} {}\n",
+        times_of(zone),
+        "message",
+        "at",
+        "reason",
+        "topic and payload"
     );
     for r in rows {
-        let at = r.at.to_utc().format("%Y-%m-%dT%H:%M:%SZ");
+        let at = second(r.at, zone);
         let what = format!("{} {}", r.topic, String::from_utf8_lossy(&r.payload));
         let what = clip(&printable(&what), 26);
         out += &format!("{:>9}  {at:<20} {:<21} {what}\n", r.id, r.reason);
@@ -145,11 +143,11 @@ fn list(rows: &[QuarantineRow], counts: &[TopicRejects], filtered: bool) -> Stri
     out + "\nnightwatt quarantine show MESSAGE prints the payload\n"
 }
 
-fn one(row: &QuarantineRow) -> String {
+fn one(row: &QuarantineRow, zone: Tz) -> String {
     let mut out = format!(
-        "message  {}\nat       {}\ntopic    {}\nreason   {}\nbytes    {} kept\n\n",
+        "message  {}\nat       {} ({zone})\ntopic    {}\nreason   {}\nbytes    {} kept\n\n",
         row.id,
-        row.at,
+        second(row.at, zone),
         printable(&row.topic),
         row.reason,
         row.payload.len()
@@ -197,14 +195,14 @@ mod tests {
 
     #[test]
     fn text_is_shown_as_text_and_bytes_as_bytes_and_nothing_reaches_the_terminal_raw() {
-        let shown = one(&row(b"{\"power\":\n 1"));
+        let shown = one(&row(b"{\"power\":\n 1"), Tz::UTC);
         assert!(shown.ends_with("{\"power\":\n 1\n"), "{shown}");
         for payload in [&b"\xff\x00abc"[..], b"\x1b[2Jgone"] {
-            let shown = one(&row(payload));
+            let shown = one(&row(payload), Tz::UTC);
             assert!(shown.contains("000000  "), "{shown}");
             assert!(!shown.contains('\u{1b}'), "{shown:?}");
         }
-        let shown = list(&[row(b"\x1b]0;title\x07")], &[], false);
+        let shown = list(&[row(b"\x1b]0;title\x07")], &[], false, Tz::UTC);
         assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'));
         assert_eq!(
             hexdump(b"0123456789abcdef\n")
@@ -226,7 +224,7 @@ mod tests {
         };
         let mut long = row(&[b'x'; 1024]);
         long.reason = "new_devices_too_fast".into();
-        let shown = list(&[long], &[counts], false);
+        let shown = list(&[long], &[counts], false, Tz::UTC);
         assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::tables::fit;
+use super::tables::print;
 use super::{Exit, Failure, JsonArg, Outcome};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -29,16 +29,13 @@ pub(super) struct ReportArgs {
 pub(super) fn report(config: &Config, args: &ReportArgs) -> Outcome {
     let reader = Reader::open(&config.store.path)?;
     let report = gather::gather(config, &reader, SystemClock.now(), args.days)?;
-    if args.json.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else if let Some(file) = &args.html {
-        std::fs::write(file, page::render(&report)).map_err(|e| {
-            let text = format!("cannot write {}: {e}", file.display());
-            Failure(Exit::Failed, text)
-        })?;
-        println!("{}", file.display());
-    } else {
-        print!("{}", fit(&text::render(&report)));
-    }
+    let Some(file) = &args.html else {
+        return print(args.json.json, &report, text::render);
+    };
+    std::fs::write(file, page::render(&report)).map_err(|e| {
+        let text = format!("cannot write {}: {e}", file.display());
+        Failure(Exit::Failed, text)
+    })?;
+    println!("{}", file.display());
     Ok(Exit::Done)
 }

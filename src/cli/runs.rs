@@ -1,12 +1,13 @@
 //! `runs`: the run log with how it went over 30 days, one run in full, and deleting one.
 
 use hyper::Method;
+use serde_json::Value;
 
-use super::alone::Alone;
-use super::{Exit, Failure, Outcome, RunsArgs, RunsVerb, block_on, tables};
+use super::alone::change;
+use super::tables::{self, print};
+use super::{Exit, Failure, Outcome, RunsArgs, RunsVerb};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::http::client::{self, ClientError};
 use crate::store::{Deletion, Reader};
 
 const SUMMARY_DAYS: i64 = 30;
@@ -23,51 +24,30 @@ pub(super) fn runs(config: &Config, args: RunsArgs) -> Outcome {
 fn list(config: &Config, args: &RunsArgs) -> Outcome {
     let reader = Reader::open(&config.store.path)?;
     let runs = reader.runs(args.kind.as_deref(), args.limit)?;
-    if args.json.json {
-        println!("{}", serde_json::to_string_pretty(&runs)?);
-        return Ok(Exit::Done);
-    }
-    print!("{}", tables::fit(&tables::runs(&runs)));
     let kind = args.kind.as_deref().unwrap_or("training");
     let since = SystemClock.now().plus_ms(-SUMMARY_DAYS * DAY_MS);
     let summary = reader.run_summary(kind, since)?;
-    print!("{}", tables::run_summary(kind, SUMMARY_DAYS, &summary));
-    Ok(Exit::Done)
+    print(args.json.json, &runs, |runs| {
+        tables::runs(runs, config.site.zone()) + &tables::run_summary(kind, SUMMARY_DAYS, &summary)
+    })
 }
 
 fn show(config: &Config, run_id: i64, json: bool) -> Outcome {
     let run = Reader::open(&config.store.path)?
         .run(run_id)?
         .ok_or_else(|| Failure(Exit::Failed, Deletion::Unknown.sentence(run_id)))?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&run)?);
-    } else {
-        print!("{}", tables::fit(&tables::run(&run)));
-    }
-    Ok(Exit::Done)
+    print(json, &run, |run| tables::run(run, config.site.zone()))
 }
 
-/// The daemon deletes where one runs; else nothing can be going on, and it is done here.
+/// Where no daemon runs, nothing can be going on.
 fn delete(config: &Config, run_id: i64) -> Outcome {
-    block_on(async {
-        let path = format!("/api/ml/runs/{run_id}");
-        let answer =
-            client::request(&config.http.socket, Method::DELETE, &path, String::new()).await;
-        let deletion = match answer {
-            Ok(_) => Deletion::Done,
-            Err(ClientError::Refused { detail, .. }) => return Err(Failure(Exit::Failed, detail)),
-            Err(ClientError::NotRunning { .. }) => {
-                let alone = Alone::open(config).await?;
-                let deletion = alone.store.delete_run(run_id).await;
-                alone.close().await?;
-                deletion?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match deletion {
-            Deletion::Done => println!("{}", deletion.sentence(run_id)),
-            kept => return Err(Failure(Exit::Failed, kept.sentence(run_id))),
+    let path = format!("/api/ml/runs/{run_id}");
+    change(config, Method::DELETE, &path, async |store| {
+        match store.delete_run(run_id).await? {
+            Deletion::Done => Ok(Value::Null),
+            kept => Err(Failure(Exit::Failed, kept.sentence(run_id))),
         }
-        Ok(Exit::Done)
-    })
+    })?;
+    println!("{}", Deletion::Done.sentence(run_id));
+    Ok(Exit::Done)
 }

@@ -40,7 +40,7 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
-        let text = status::render(&status);
+        let text = status::render(&status, config.site.zone());
         let coloured = colour(
             std::io::stdout().is_terminal(),
             std::env::var("NO_COLOR").ok().as_deref(),

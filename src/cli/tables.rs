@@ -2,15 +2,20 @@
 
 use std::fmt::Write as _;
 
+use chrono_tz::Tz;
+use serde::Serialize;
+
+use super::when::times_of;
+use super::{Exit, Outcome};
 use crate::models::bundle::Kind;
 use crate::models::ramp::BrierScore;
 use crate::night::NightReport;
 use crate::quality::Quality;
 use crate::reading::TimestampMs;
-use crate::status::{clip, wrap};
+use crate::status::{clip, printable, wrap};
 use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow, RunSummary};
 use crate::trainer::{Contents, Preview, Report};
-use crate::words::count;
+use crate::words::{count, local, minute};
 
 /// The scores of a night: every forecaster on the same held-back days.
 fn night(report: &NightReport) -> String {
@@ -70,8 +75,22 @@ pub(crate) fn report(nights: &[NightReport]) -> String {
     nights.collect::<Vec<_>>().join("\n")
 }
 
+/// Prints `what` as JSON, or as its table.
+pub(super) fn print<T: Serialize + ?Sized>(
+    json: bool,
+    what: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Outcome {
+    if json {
+        println!("{}", serde_json::to_string_pretty(what)?);
+    } else {
+        print!("{}", fit(&table(what)));
+    }
+    Ok(Exit::Done)
+}
+
 /// Every line cut at 80 columns.
-pub(crate) fn fit(text: &str) -> String {
+fn fit(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         out += clip(line, 80).trim_end();
@@ -81,18 +100,20 @@ pub(crate) fn fit(text: &str) -> String {
 }
 
 /// A sentence to its end, on lines of 80 columns.
-fn told(text: &str) -> String {
+pub(super) fn told(text: &str) -> String {
     wrap(text, 80, usize::MAX).join("\n")
 }
 
 /// The run log.
-pub(crate) fn runs(runs: &[RunRow]) -> String {
+pub(crate) fn runs(runs: &[RunRow], zone: Tz) -> String {
     if runs.is_empty() {
         return "no run yet\n".into();
     }
-    let mut out = format!(
-        "{:>5} {:<16} {:<12} {:<8} {:>7} reason\n",
-        "run", "started (UTC)", "what", "outcome", "took"
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:>5} {:<16} {:<12} {:<8} {:>7} reason",
+        "run", "started", "what", "outcome", "took"
     );
     for r in runs {
         let outcome = r.outcome.map_or("running", RunOutcome::as_str);
@@ -107,7 +128,7 @@ pub(crate) fn runs(runs: &[RunRow]) -> String {
             out,
             "{:>5} {:<16} {:<12} {outcome:<8} {:>7} {reason}",
             r.run_id,
-            minute(r.started),
+            minute(r.started, zone),
             clip(what, 12),
             took(r)
         );
@@ -144,22 +165,22 @@ fn took(r: &RunRow) -> String {
 }
 
 /// One run with everything it measured.
-pub(crate) fn run(r: &RunRow) -> String {
+pub(crate) fn run(r: &RunRow, zone: Tz) -> String {
     let outcome = r.outcome.map_or("running", RunOutcome::as_str);
     let reason = told(r.reason.as_deref().unwrap_or(""));
     let mut out = format!(
         "run {} ({}, {}, {}): {outcome}\n{reason}\n",
         r.run_id, r.kind, r.mode, r.trigger
     );
-    let ended = r.ended.map_or("still running".into(), minute);
+    let ended = r.ended.map_or("still running".into(), |t| minute(t, zone));
     let _ = writeln!(
         out,
-        "{} to {ended} UTC, took {}",
-        minute(r.started),
+        "{} to {ended} ({zone}), took {}",
+        minute(r.started, zone),
         took(r)
     );
     if let Some(nominal) = r.nominal {
-        let _ = writeln!(out, "for the night of {} UTC", minute(nominal));
+        let _ = writeln!(out, "for the night of {}", minute(nominal, zone));
     }
     let Some(report) = &r.report else {
         return out;
@@ -188,8 +209,8 @@ pub(crate) fn preview(p: &Preview) -> String {
         "would not train"
     };
     format!(
-        "{verdict}: {}\n{} of {} to learn from, {} new\n{}",
-        p.reason,
+        "{}\n{} of {} to learn from, {} new\n{}",
+        told(&format!("{verdict}: {}", p.reason)),
         count(p.rows, "reading"),
         count(p.days, "day"),
         count(p.new.days, "day"),
@@ -235,7 +256,7 @@ fn faults(q: &Quality) -> String {
 }
 
 /// One model with what it scored when it was judged.
-pub(crate) fn model(m: &ModelRow) -> String {
+pub(crate) fn model(m: &ModelRow, zone: Tz) -> String {
     let mut out = format!(
         "model {}: {}, {} bytes\n{}\n",
         m.version,
@@ -243,7 +264,7 @@ pub(crate) fn model(m: &ModelRow) -> String {
         m.size,
         told(&m.reason)
     );
-    let _ = writeln!(out, "made {} UTC", minute(m.created));
+    let _ = writeln!(out, "made {} ({zone})", minute(m.created, zone));
     let contents = serde_json::from_value::<Contents>(m.metrics.clone()).unwrap_or_default();
     for part in &contents.parts {
         let what = match part.kind {
@@ -260,21 +281,19 @@ pub(crate) fn model(m: &ModelRow) -> String {
 }
 
 /// What was live when.
-pub(crate) fn lives(lives: &[LifeRow]) -> String {
+pub(crate) fn lives(lives: &[LifeRow], zone: Tz) -> String {
     if lives.is_empty() {
         return "no version has been live yet\n".into();
     }
-    let mut out = format!(
-        "{:>7} {:<17} {:<17} why\n",
-        "version", "from (UTC)", "to (UTC)"
-    );
+    let mut out = times_of(zone);
+    let _ = writeln!(out, "{:>7} {:<17} {:<17} why", "version", "from", "to");
     for l in lives {
         let _ = writeln!(
             out,
             "{:>7} {:<17} {:<17} {}",
             l.version,
-            minute(l.from),
-            l.to.map_or("now".into(), minute),
+            minute(l.from, zone),
+            l.to.map_or("now".into(), |t| minute(t, zone)),
             clip(&l.why, 35)
         );
     }
@@ -282,13 +301,15 @@ pub(crate) fn lives(lives: &[LifeRow]) -> String {
 }
 
 /// The models.
-pub(crate) fn models(models: &[ModelRow]) -> String {
+pub(crate) fn models(models: &[ModelRow], zone: Tz) -> String {
     if models.is_empty() {
         return "no model yet\n".into();
     }
-    let mut out = format!(
-        "{:>7} {:<9} {:<17} {:>8} reason\n",
-        "version", "state", "made (UTC)", "bytes"
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:>7} {:<9} {:<17} {:>8} reason",
+        "version", "state", "made", "bytes"
     );
     for m in models {
         let _ = writeln!(
@@ -296,7 +317,7 @@ pub(crate) fn models(models: &[ModelRow]) -> String {
             "{:>7} {:<9} {:<17} {:>8} {}",
             m.version,
             m.state,
-            minute(m.created),
+            minute(m.created, zone),
             m.size,
             clip(&m.reason, 35)
         );
@@ -305,25 +326,26 @@ pub(crate) fn models(models: &[ModelRow]) -> String {
 }
 
 /// The newest forecasts, with their age.
-pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
+pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs, zone: Tz) -> String {
     if rows.is_empty() {
         return "no forecast yet\n".into();
     }
-    let mut out = format!(
-        "{:<12} {:<11} {:>5} {:>7} {:>7} {:>7} {:>7} {:>5} {:>4} age\n",
-        "device", "for (UTC)", "min", "W", "P10", "P90", "smart", "by", "ramp"
+    let mut out = times_of(zone);
+    let _ = writeln!(
+        out,
+        "{:<12} {:<11} {:>5} {:>7} {:>7} {:>7} {:>7} {:>5} {:>4} age",
+        "device", "for", "ahead", "W", "P10", "P90", "smart", "by", "ramp"
     );
     for f in rows {
-        let watts = |w: Option<f64>| w.map_or("-".into(), |w| format!("{w:.1}"));
         let _ = writeln!(
             out,
             "{:<12} {:<11} {:>5} {:>7.1} {:>7} {:>7} {:>7.1} {:>5} {:>4} {} min",
-            clip(f.device.as_str(), 12),
-            f.target.to_utc().format("%m-%d %H:%M"),
+            clip(&printable(f.device.as_str()), 12),
+            local(f.target, zone, "%m-%d %H:%M"),
             f.horizon_min,
             f.power_w,
-            watts(f.p10_w),
-            watts(f.p90_w),
+            number(f.p10_w, 1),
+            number(f.p90_w, 1),
             f.smart_w,
             f.source,
             f.ramp_probability
@@ -331,9 +353,20 @@ pub(crate) fn forecasts(rows: &[ForecastRow], now: TimestampMs) -> String {
             (now.0 - f.issued.0) / 60_000
         );
     }
-    out
+    out + "ahead: minutes from the beginning of the slot with the newest reading\n"
 }
 
-pub(crate) fn minute(ts: TimestampMs) -> String {
-    ts.to_utc().format("%Y-%m-%d %H:%M").to_string()
+/// Skill against persistence, where it is known.
+pub(crate) fn skill(skill: Option<f64>) -> String {
+    skill.map_or("-".into(), |s| format!("{s:+.2}"))
+}
+
+/// A share as a percentage, where it is known.
+pub(crate) fn percent(share: Option<f64>) -> String {
+    share.map_or("-".into(), |s| format!("{:.0} %", s * 100.0))
+}
+
+/// A value that may be absent.
+pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or("-".into(), |v| format!("{v:.digits$}"))
 }

@@ -4,12 +4,17 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use clap::Args;
+use hyper::Method;
 
-use super::tables::fit;
+use super::tables::number;
+use super::when::{second, times_of};
 use super::{Exit, Failure, JsonArg, Outcome, block_on};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::errors::chain;
+use crate::http::client::{self, ClientError};
 use crate::reading::{DeviceId, TimestampMs};
 use crate::shutdown::Shutdown;
 use crate::status::{clip, printable};
@@ -42,8 +47,26 @@ pub(super) fn tail(config: &Config, args: &TailArgs) -> Outcome {
             Failure(Exit::Failed, text)
         })?),
     };
+    let zone = config.site.zone();
     block_on(async {
         let stop = Shutdown::on_signals()?;
+        // Without it nothing will ever come, and waiting for that looks like a silent device.
+        let live = client::request(
+            &config.http.socket,
+            Method::GET,
+            "/health/live",
+            String::new(),
+        );
+        if let Err(error) = live.await {
+            let said = chain(&error);
+            return Err(match error {
+                ClientError::NotRunning { .. } => {
+                    let next = "start it: systemctl start nightwatt (or: nightwatt run)";
+                    Failure(Exit::NoDaemon, format!("{said}; {next}"))
+                }
+                _ => Failure(Exit::Failed, said),
+            });
+        }
         let mut tail = Tail {
             reader,
             device_no,
@@ -54,14 +77,14 @@ pub(super) fn tail(config: &Config, args: &TailArgs) -> Outcome {
         let mut left = args.count.unwrap_or(u64::MAX);
         let mut out = std::io::stdout().lock();
         if !args.json.json {
-            write!(out, "{}", fit(&head()))?;
+            write!(out, "{}", head(zone))?;
         }
         loop {
             for reading in tail.poll(SystemClock.now())? {
                 if args.json.json {
                     writeln!(out, "{}", serde_json::to_string(&reading)?)?;
                 } else {
-                    write!(out, "{}", fit(&line(&reading)))?;
+                    write!(out, "{}", line(&reading, zone))?;
                 }
                 left -= 1;
                 if left == 0 {
@@ -107,19 +130,27 @@ impl Tail {
     }
 }
 
-fn head() -> String {
+fn head(zone: Tz) -> String {
     format!(
-        "{:<20} {:<16} {:>8} {:>7} {:>6} {:>6} {:>6} {:>4}\n",
-        "at (UTC)", "device", "W", "lux", "V", "A", "°C", "fan"
+        "{}{:<20} {:<16} {:>8} {:>7} {:>6} {:>6} {:>6} {:>4}\n",
+        times_of(zone),
+        "at",
+        "device",
+        "W",
+        "lux",
+        "V",
+        "A",
+        "°C",
+        "fan"
     )
 }
 
-fn line(r: &StoredReading) -> String {
+fn line(r: &StoredReading, zone: Tz) -> String {
     use crate::reading::Field::{Current, FanOn, Lux, Power, Temperature, Voltage};
-    let value = |field, digits| super::lists::number(r.values.get(field), digits);
+    let value = |field, digits| number(r.values.get(field), digits);
     format!(
         "{:<20} {:<16} {:>8} {:>7} {:>6} {:>6} {:>6} {:>4}\n",
-        r.at.to_utc().format("%Y-%m-%d %H:%M:%S"),
+        second(r.at, zone),
         clip(&printable(r.device.as_str()), 16),
         value(Power, 1),
         value(Lux, 0),

@@ -11,6 +11,7 @@ use super::{Exit, Failure, Outcome, block_on};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, PRESETS_TOML};
 use crate::errors::chain;
+use crate::mqtt::discovery::Names;
 use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender, Message};
 use crate::mqtt::payload::guess::{self, Guesses, Pattern, Seen};
 use crate::mqtt::payload::valid_filter;
@@ -41,19 +42,31 @@ pub(super) struct TopicsArgs {
     json: super::JsonArg,
 }
 
-/// Everything heard.
-#[derive(Default)]
+/// Everything heard that is not of our own making: what the daemon publishes is no device.
 struct Heard {
+    names: Names,
     messages: u64,
     topics: BTreeMap<String, Seen>,
 }
 
 impl Heard {
+    fn new(names: Names) -> Self {
+        Self {
+            names,
+            messages: 0,
+            topics: BTreeMap::new(),
+        }
+    }
+
     fn note(&mut self, message: Message) {
-        self.messages += 1;
         let Ok(topic) = String::from_utf8(message.topic) else {
+            self.messages += 1;
             return;
         };
+        if self.is_own(&topic, &message.payload) {
+            return;
+        }
+        self.messages += 1;
         let mut sample = message.payload;
         sample.truncate(SAMPLE_BYTES);
         if let Some(seen) = self.topics.get_mut(&topic) {
@@ -70,6 +83,16 @@ impl Heard {
             };
             self.topics.insert(topic, seen);
         }
+    }
+
+    /// What the daemon publishes, and what it tells Home Assistant.
+    fn is_own(&self, topic: &str, payload: &[u8]) -> bool {
+        let below = |prefix: &str, level| {
+            let rest = topic.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.starts_with(level))
+        };
+        below(&self.names.topic_prefix, "/")
+            || below(&self.names.discovery_prefix, "/device/") && self.names.ours(payload).is_some()
     }
 }
 
@@ -90,10 +113,13 @@ pub(super) fn topics(config: &Config, args: TopicsArgs) -> Outcome {
     let suffix = format!("-topics-{}", std::process::id());
     let options = LinkOptions::new(&config.mqtt, &suffix, credentials.as_deref())
         .map_err(|e| Failure(Exit::Usage, chain(&e)))?;
-    let mut heard = block_on(async {
+    let heard = block_on(async {
         let stop = Shutdown::on_signals()?;
         let (sender, mut link) = options.open();
-        let mut heard = Heard::default();
+        let mut heard = Heard::new(Names {
+            discovery_prefix: config.home_assistant.discovery_prefix.clone(),
+            topic_prefix: config.mqtt.topic_prefix.clone(),
+        });
         tokio::select! {
             ended = listen(&sender, &mut link, &args, &mut heard) => ended.map_err(|e| {
                 Failure(Exit::Failed, format!("{}: {}", config.mqtt.url, chain(&e)))
@@ -103,9 +129,6 @@ pub(super) fn topics(config: &Config, args: TopicsArgs) -> Outcome {
         }
         Ok(heard)
     })?;
-    // What the daemon publishes is no device.
-    let own = format!("{}/", config.mqtt.topic_prefix);
-    heard.topics.retain(|topic, _| !topic.starts_with(&own));
     let seen: Vec<Seen> = heard.topics.into_values().collect();
     let guesses = guess::guess(&seen, SystemClock.now());
     if args.json.json {
@@ -260,5 +283,46 @@ fn json(messages: u64, topics: usize, guesses: &Guesses) -> Shown<'_> {
         patterns: patterns.collect(),
         unrecognised: guesses.unrecognised.iter().map(ShownTopic::new).collect(),
         rules: rules(&guesses.patterns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::DeviceId;
+
+    #[test]
+    fn what_nightwatt_publishes_itself_is_not_listed() {
+        let names = Names {
+            discovery_prefix: "homeassistant".into(),
+            topic_prefix: "nightwatt".into(),
+        };
+        let mut own = names.configs(&[DeviceId::new("t1")]);
+        own.push(("nightwatt/t1/forecast".into(), "{\"power_w\":1}".into()));
+        own.push(("nightwatt/status".into(), "online".into()));
+        let others = [
+            ("solar/t1/telemetry", "{\"power\":1}"),
+            (
+                "homeassistant/device/lamp/config",
+                "{\"state_topic\":\"lamp\"}",
+            ),
+            ("nightwatt2/t1/telemetry", "{\"power\":1}"),
+        ];
+        let others = others.map(|(topic, payload)| (topic.to_owned(), payload.to_owned()));
+        let mut heard = Heard::new(names);
+        for (topic, payload) in own.into_iter().chain(others.clone()) {
+            heard.note(Message {
+                topic: topic.into_bytes(),
+                payload: payload.into_bytes(),
+                retain: true,
+                packet_id: 0,
+                cut: false,
+            });
+        }
+        let mut listed: Vec<_> = heard.topics.into_keys().collect();
+        let mut wanted: Vec<_> = others.into_iter().map(|(topic, _)| topic).collect();
+        listed.sort();
+        wanted.sort();
+        assert_eq!((heard.messages, listed), (3, wanted));
     }
 }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono_tz::Tz;
 use hyper::Method;
 use serde_json::Value;
 
@@ -18,6 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::status::span;
 use crate::store::{Reader, RunOutcome, RunRow};
 use crate::trainer::{self, Asked, Report, Trigger};
+use crate::words::minute;
 
 /// A run that takes longer than this is waited for in vain.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -26,7 +28,7 @@ const BAR: usize = 30;
 
 /// Has the daemon learn; where none runs, learns here.
 pub(super) fn train(config: Config, args: &TrainArgs) -> Outcome {
-    let json = args.json.json;
+    let (json, zone) = (args.json.json, config.site.zone());
     if args.dry_run {
         return show_preview(&config, args.force, json);
     }
@@ -59,13 +61,12 @@ pub(super) fn train(config: Config, args: &TrainArgs) -> Outcome {
         match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(ClientError::NotRunning { .. }) => Ok(None),
-            Err(ClientError::Refused { detail, .. }) => Err(Failure(Exit::Failed, detail)),
             Err(error) => Err(error.into()),
         }
     });
     clear();
     match answer? {
-        Some(answer) if args.background => print_begun(&answer, json),
+        Some(answer) if args.background => print_begun(&answer, zone, json),
         Some(answer) => print_end(&serde_json::from_value(answer)?, json),
         None if args.background => {
             let text = "no daemon runs; without --background the run takes place here";
@@ -80,14 +81,18 @@ pub(super) fn train(config: Config, args: &TrainArgs) -> Outcome {
 }
 
 /// The run that the daemon has begun, or will.
-fn print_begun(answer: &Value, json: bool) -> Outcome {
+fn print_begun(answer: &Value, zone: Tz, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::to_string_pretty(answer)?);
         return Ok(Exit::Done);
     }
     let end = answer["estimated_completion"].as_str();
+    let end = end.and_then(|t| t.parse().ok());
     match (answer["run_id"].as_i64(), end) {
-        (Some(id), Some(end)) => println!("run {id} has begun and usually ends by {end}"),
+        (Some(id), Some(end)) => {
+            let end = minute(end, zone);
+            println!("run {id} has begun and usually ends by {end} ({zone})");
+        }
         (Some(id), None) => println!("run {id} has begun; `nightwatt runs show {id}` follows it"),
         (None, _) => println!("queued: it begins when the present run ends"),
     }
@@ -101,10 +106,13 @@ fn print_end(run: &RunRow, json: bool) -> Outcome {
     } else {
         let outcome = run.outcome.map_or("still running", RunOutcome::as_str);
         let reason = run.reason.as_deref().unwrap_or("");
-        println!("run {} {outcome}: {reason}", run.run_id);
+        println!(
+            "{}",
+            tables::told(&format!("run {} {outcome}: {reason}", run.run_id))
+        );
         let report = run.report.clone().map(serde_json::from_value::<Report>);
         if let Some(Ok(report)) = report {
-            print!("{}", tables::fit(&tables::report(&report.horizons)));
+            print!("{}", tables::report(&report.horizons));
         }
     }
     Ok(match run.outcome {
@@ -116,12 +124,7 @@ fn print_end(run: &RunRow, json: bool) -> Outcome {
 /// Says what a run now would do.
 fn show_preview(config: &Config, force: bool, json: bool) -> Outcome {
     let preview = trainer::preview(config, SystemClock.now(), force)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&preview)?);
-    } else {
-        print!("{}", tables::fit(&tables::preview(&preview)));
-    }
-    Ok(Exit::Done)
+    tables::print(json, &preview, tables::preview)
 }
 
 async fn train_here(config: Config, args: &TrainArgs) -> Result<RunRow, Failure> {

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use clap::{Args, Subcommand};
 use hyper::{Method, StatusCode};
 
+use super::tables::print;
+use super::when::times_of;
 use super::{Exit, Failure, JsonArg, Outcome, block_on, load};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -13,12 +16,15 @@ use crate::daemon::reload;
 use crate::errors::chain;
 use crate::http::client::{self, ClientError};
 use crate::logging::{self, Format};
+use crate::reading::TimestampMs;
+use crate::status::printable;
 use crate::store::Reader;
 use crate::update::launcher;
 use crate::update::layout::Layout;
 use crate::update::manifest::Allowed;
 use crate::update::signature::Keys;
 use crate::update::{Ask, Here, Outcome as Ended, Report, Updater, Verb};
+use crate::words::minute;
 
 /// A transfer over a slow line takes its time; the daemon has limits of its own.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(3 * 3600);
@@ -105,7 +111,7 @@ fn perform(config: &Config, path: Option<&Path>, ask: Ask, json: bool) -> Outcom
             client::request_within(TRANSFER_LIMIT, socket, Method::POST, "/api/update", body);
         match asking.await {
             Ok(answer) => Ok(Some(serde_json::from_value::<Report>(answer)?)),
-            Err(ClientError::Refused { status, detail, .. }) => {
+            Err(ClientError::Refused { status, detail }) => {
                 Err(Failure(exit(status == StatusCode::BAD_REQUEST), detail))
             }
             Err(ClientError::NotRunning { .. }) => Ok(None),
@@ -157,10 +163,10 @@ fn own_the_store(config: &Config) -> Result<(), Failure> {
 fn status(config: &Config, path: Option<&Path>, json: bool) -> Outcome {
     let now = SystemClock.trusted().then(|| SystemClock.now());
     let here = Updater::new(config, path, None)?.here(now);
-    if json {
-        println!("{}", serde_json::to_string_pretty(&here)?);
-    } else {
-        print!("{}", shown(&here));
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&here)?),
+        // Reasons are told to their end.
+        false => print!("{}", shown(&here)),
     }
     Ok(Exit::Done)
 }
@@ -208,17 +214,22 @@ fn history(config: &Config, json: bool) -> Outcome {
         lines.extend(events.into_iter().map(|e| (e.at, e.kind, e.detail)));
     }
     lines.sort_by_key(|(at, ..)| std::cmp::Reverse(*at));
-    if json {
-        let rows: Vec<_> = (lines.iter())
-            .map(|(at, what, text)| serde_json::json!({ "at": at.to_string(), "what": what, "text": text }))
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        for (at, what, text) in lines {
-            println!("{at}  {:<18} {text}", what.trim_start_matches("update_"));
-        }
+    let rows: Vec<_> = (lines.iter())
+        .map(|(at, what, text)| serde_json::json!({ "at": at, "what": what, "text": text }))
+        .collect();
+    print(json, &rows, |_| history_table(&lines, config.site.zone()))
+}
+
+fn history_table(lines: &[(TimestampMs, String, String)], zone: Tz) -> String {
+    if lines.is_empty() {
+        return "nothing has been looked for or changed yet\n".into();
     }
-    Ok(Exit::Done)
+    let mut out = times_of(zone);
+    for (at, what, text) in lines {
+        let what = what.trim_start_matches("update_");
+        out += &format!("{} {what:<12} {}\n", minute(*at, zone), printable(text));
+    }
+    out
 }
 
 /// What a version is started with, by the launcher and again by itself.

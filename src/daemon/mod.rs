@@ -322,7 +322,7 @@ impl Daemon {
         tracing::info!(
             store = %daemon.config.store.path.display(),
             socket = %daemon.config.http.socket.display(),
-            listen = ?daemon.config.http.listen,
+            listen = daemon.config.http.listen.map(tracing::field::display),
             broker = daemon.config.mqtt.url,
             "started"
         );

@@ -216,7 +216,10 @@ async fn tell(
         "\nforecasts, published retained and {:.1} s after the start:",
         began.elapsed().as_secs_f64()
     );
-    print!("{}", tables::forecasts(&forecasts, SystemClock.now()));
+    print!(
+        "{}",
+        tables::forecasts(&forecasts, SystemClock.now(), config.site.zone())
+    );
     if args.once {
         return Ok(());
     }
@@ -232,7 +235,10 @@ async fn tell(
         })
         .await?;
         let rows = Reader::open(&config.store.path)?.latest_forecasts()?;
-        print!("{}", tables::forecasts(&rows, SystemClock.now()));
+        print!(
+            "{}",
+            tables::forecasts(&rows, SystemClock.now(), config.site.zone())
+        );
     }
 }
 

@@ -321,7 +321,11 @@ fn dropped(env: &Env) -> Finding {
 fn database_folder(env: &Env) -> Finding {
     let check = "permissions";
     let path = &env.config.store.path;
-    let folder = path.parent().unwrap_or(path).display();
+    let folder = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => std::path::Path::new("this folder"),
+        parent => parent.unwrap_or(path),
+    };
+    let folder = folder.display();
     match (env.folder, env.file) {
         (Access::Writable, Access::Denied) => problem(
             check,

@@ -22,21 +22,26 @@ pub enum ClientError {
         /// What connecting said.
         source: std::io::Error,
     },
+    /// It may listen, but not to us.
+    #[error("this user may not ask the daemon on {} (be root, or in the socket's group)", socket.display())]
+    Denied {
+        /// The socket.
+        socket: PathBuf,
+        /// What connecting said.
+        source: std::io::Error,
+    },
     /// It listens, but the exchange failed.
-    #[error("the daemon on {} did not answer {path}: {why}", socket.display())]
+    #[error("the daemon on {} did not answer: {why}", socket.display())]
     Exchange {
         /// The socket.
         socket: PathBuf,
-        /// What was asked.
-        path: String,
         /// Why it failed.
         why: String,
     },
-    /// It answered that it cannot.
-    #[error("the daemon refused {path}: {detail}")]
+    /// It answered that it cannot. The sentence is the daemon's; which path refused it says nothing to a
+    /// person.
+    #[error("{detail}")]
     Refused {
-        /// What was asked.
-        path: String,
         /// The answer's status.
         status: u16,
         /// Its reason.
@@ -62,15 +67,15 @@ pub async fn request_within(
     path: &str,
     body: String,
 ) -> Result<serde_json::Value, ClientError> {
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::NotRunning {
-            socket: socket.to_owned(),
-            source,
-        })?;
+    let stream = UnixStream::connect(socket).await.map_err(|source| {
+        let socket = socket.to_owned();
+        match source.kind() {
+            std::io::ErrorKind::PermissionDenied => ClientError::Denied { socket, source },
+            _ => ClientError::NotRunning { socket, source },
+        }
+    })?;
     let failed = |why: String| ClientError::Exchange {
         socket: socket.to_owned(),
-        path: path.to_owned(),
         why,
     };
     let exchange = async {
@@ -106,13 +111,9 @@ pub async fn request_within(
     if status.is_success() {
         return Ok(value);
     }
-    let detail = value["detail"]
-        .as_str()
-        .unwrap_or(status.as_str())
-        .to_owned();
+    let detail = value["detail"].as_str().unwrap_or(status.as_str());
     Err(ClientError::Refused {
-        path: path.to_owned(),
         status: status.as_u16(),
-        detail,
+        detail: detail.to_owned(),
     })
 }

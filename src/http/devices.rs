@@ -97,11 +97,7 @@ pub(super) fn parse_step(text: &str) -> Result<i64, Problem> {
 /// The store's number of a device that is asked for by name.
 pub(super) fn number_of(reader: &Reader, device: &str) -> Result<i64, Problem> {
     let found = reader.device_no(device)?;
-    found.ok_or_else(|| {
-        Problem::unknown(format!(
-            "there is no device {device:?}; /api/devices lists them"
-        ))
-    })
+    found.ok_or_else(|| Problem::unknown(format!("there is no device {device:?}")))
 }
 
 pub(super) async fn devices(State(station): State<App>) -> Result<Json<Value>, Problem> {

@@ -131,7 +131,7 @@ pub struct Status {
     pub accuracy_by_device: Vec<AccuracyRow>,
     /// Skill of those against smart persistence.
     pub skill: Option<f64>,
-    /// The last night.
+    /// The last night, or run by hand that had something to do.
     pub last_run: Option<RunRow>,
     /// How the newest nights went.
     #[serde(default)]
@@ -241,7 +241,7 @@ pub fn gather_with(
         accuracy,
         accuracy_by_horizon,
         accuracy_by_device,
-        last_run: reader.last_run("training")?,
+        last_run: reader.last_night()?,
         nights: reader.night_record(now)?,
         events: reader.events_page(RECENT_EVENTS, 0)?,
     };

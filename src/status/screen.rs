@@ -2,18 +2,20 @@
 
 use std::fmt::Write as _;
 
+use chrono_tz::Tz;
+
 use super::{Level, Status};
 use crate::reading::TimestampMs;
-use crate::store::{ForecastRow, LiveAccuracy, RunOutcome};
-use crate::words::count;
+use crate::store::{ForecastRow, LiveAccuracy};
+use crate::words::{count, local};
 
 /// Columns beside the label.
 const COLUMNS: usize = 69;
 /// Labels of lines that are sentences: those may take three lines.
 const SENTENCES: [&str; 5] = ["OK", "ATTENTION", "DOWN", "", "night"];
 
-/// One screen, at most 80 columns wide.
-pub fn render(s: &Status) -> String {
+/// One screen, at most 80 columns wide, with times of `zone`.
+pub fn render(s: &Status, zone: Tz) -> String {
     let mut out = String::new();
     // Sentences are told to their end; figures are cut at the edge.
     let mut lines = |label: &str, text: &str, at_most: usize| {
@@ -88,7 +90,7 @@ pub fn render(s: &Status) -> String {
             .forecasts
             .iter()
             .filter(|f| f.device == *device)
-            .map(forecast_words)
+            .map(|f| forecast_words(f, s.now, zone))
             .collect();
         let forecast = match forecasts.is_empty() {
             true => "no forecast yet".into(),
@@ -109,9 +111,9 @@ pub fn render(s: &Status) -> String {
         "model",
         match &s.model {
             Some(m) => format!(
-                "version {}, live since {}{}",
+                "version {}, live for {}{}",
                 m.version,
-                ago(s.now, m.promoted.unwrap_or(m.created)),
+                span(s.now.0 - m.promoted.unwrap_or(m.created).0),
                 without_model(s)
             ),
             None => "none yet: smart persistence forecasts".into(),
@@ -171,14 +173,18 @@ fn disk_line(s: &Status) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-fn forecast_words(f: &ForecastRow) -> String {
+fn forecast_words(f: &ForecastRow, now: TimestampMs, zone: Tz) -> String {
+    let day = |ts| local(ts, zone, "%F");
+    let at = match day(f.target) == day(now) {
+        true => local(f.target, zone, "%H:%M"),
+        false => local(f.target, zone, "%a %H:%M"),
+    };
     let band = match (f.p10_w, f.p90_w) {
         (Some(low), Some(high)) => format!(" ({low:.1} … {high:.1})"),
         _ => String::new(),
     };
     format!(
-        "+{} min {:.1} W{band} {}{}",
-        f.horizon_min,
+        "{at} {:.1} W{band} {}{}",
         f.power_w,
         f.source,
         f.ramp_probability
@@ -204,13 +210,22 @@ fn night_line(s: &Status) -> String {
     let last = match &s.last_run {
         None => "none yet".into(),
         Some(run) => {
-            let outcome = run.outcome.map_or("going on", RunOutcome::as_str);
-            let reason = run.reason.as_deref().unwrap_or("");
-            format!("{} {outcome}: {reason}", ago(s.now, run.started))
+            let by_hand = match run.trigger.as_str() {
+                "manual" => ", by hand",
+                _ => "",
+            };
+            match (run.outcome, run.reason.as_deref()) {
+                (None, _) => format!("going on for {}{by_hand}", span(s.now.0 - run.started.0)),
+                (Some(outcome), reason) => {
+                    let reason = reason.map_or(String::new(), |r| format!(": {r}"));
+                    let when = ago(s.now, run.started);
+                    format!("{}{reason} ({when}{by_hand})", outcome.as_str())
+                }
+            }
         }
     };
     match s.daemon.as_ref().and_then(|d| d.next_night) {
-        Some(next) => format!("next in {}; last {last}", span(next.0 - s.now.0)),
+        Some(next) => format!("next in {}; last: {last}", span(next.0 - s.now.0)),
         None => last,
     }
 }

@@ -262,7 +262,7 @@ fn the_screen_is_one_and_80_columns_wide() {
     s.devices = (0..20)
         .map(|i| (DeviceId::new(&format!("t{i}")), s.now, Some(1.0)))
         .collect();
-    let text = render(&s);
+    let text = render(&s, chrono_tz::Tz::UTC);
     assert!(text.lines().count() <= 24, "{text}");
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
     assert!(text.starts_with("OK"), "{text}");
@@ -279,8 +279,53 @@ fn a_sentence_is_told_to_its_end_over_several_lines() {
         next_step: None,
         ..Verdict::default()
     };
-    let text = render(&s);
+    let text = render(&s, chrono_tz::Tz::UTC);
     assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
     let said: Vec<&str> = text.split_whitespace().collect();
     assert!(said.join(" ").contains(why), "{text}");
+}
+
+#[test]
+fn a_night_is_told_in_full_and_a_forecast_with_its_time() {
+    let madrid = chrono_tz::Europe::Madrid;
+    let mut s = healthy();
+    ended(&mut s, RunOutcome::Failed);
+    let night = |s: &Status| {
+        let text = render(s, madrid);
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("night"))
+            .map(str::to_owned);
+        line.unwrap_or(text)
+    };
+    assert_eq!(night(&s), "night      failed: no memory (0 s ago)");
+    if let Some(run) = &mut s.last_run {
+        (run.outcome, run.reason, run.trigger) = (None, None, "manual".into());
+        run.started = s.now.plus_ms(-5000);
+    }
+    assert_eq!(night(&s), "night      going on for 5 s, by hand");
+    let device = DeviceId::new("t1");
+    s.devices = vec![(device.clone(), s.now, Some(2.0))];
+    let forecast = |minutes: i64| ForecastRow {
+        device: device.clone(),
+        issued: s.now,
+        target: s.now.plus_min(minutes),
+        horizon_min: 15,
+        power_w: 7.0,
+        p10_w: None,
+        p90_w: None,
+        smart_w: 0.0,
+        naive_w: 0.0,
+        model_version: None,
+        source: "smart".into(),
+        actual_w: None,
+        ramp_probability: None,
+    };
+    // It is Friday 09:00 in Madrid.
+    s.forecasts = vec![forecast(6), forecast(1440)];
+    let text = render(&s, madrid);
+    assert!(
+        text.contains("; 09:06 7.0 W smart, Sat 09:00 7.0 W smart"),
+        "{text}"
+    );
 }

@@ -170,6 +170,13 @@ impl Reader {
         Ok(self.select_runs(clause, [kind])?.pop())
     }
 
+    /// The newest night. A run that was asked for by hand and found nothing new says nothing of the nights.
+    pub fn last_night(&self) -> Result<Option<RunRow>, StoreError> {
+        let clause = "WHERE kind = 'training' AND NOT (trigger = 'manual' AND outcome IS 'skipped')
+                      ORDER BY run_id DESC LIMIT 1";
+        Ok(self.select_runs(clause, [])?.pop())
+    }
+
     /// The oldest housekeeping since `from` that noted the database's size: its time and those bytes.
     pub fn size_since(&self, from: TimestampMs) -> Result<Option<(TimestampMs, u64)>, StoreError> {
         let found = self.rows(
@@ -383,6 +390,31 @@ mod tests {
         assert_eq!(tries(8), Tries::default());
         let closed = reader.run(3).unwrap().unwrap();
         assert_eq!((closed.outcome, closed.ended), (Some(Failed), Some(at(9))));
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_in_vain_is_not_the_last_night() {
+        let (_dir, store, reader) = with(&[(Some(Promoted), Some(1), None)]).await;
+        let mut last = Vec::new();
+        for outcome in [Skipped, Kept] {
+            let run = NewRun {
+                kind: "training",
+                mode: "full".into(),
+                trigger: "manual",
+                nominal: None,
+                started: at(2),
+            };
+            let id = store.start_run(run).await.unwrap();
+            let going_on = reader.last_night().unwrap().map(|run| run.run_id);
+            assert_eq!(going_on, Some(id));
+            let why = "because".into();
+            store
+                .end_run(id, at(3), None, outcome, why, None)
+                .await
+                .unwrap();
+            last.push(reader.last_night().unwrap().and_then(|run| run.outcome));
+        }
+        assert_eq!(last, [Some(Promoted), Some(Kept)]);
     }
 
     #[tokio::test]

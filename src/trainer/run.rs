@@ -19,7 +19,7 @@ use crate::quality::{Check, Quality};
 use crate::reading::{DeviceId, TimestampMs};
 use crate::schedule::Night;
 use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
-use crate::words::{are, count};
+use crate::words::{are, count, minute};
 
 const HOUR_MS: i64 = 3_600_000;
 /// A day counts as new data once so many of its hours hold readings.
@@ -260,15 +260,16 @@ impl NewData {
         self.since.is_none() || self.days >= self.needed
     }
 
-    fn sentence(&self) -> String {
+    fn sentence(&self, zone: Tz) -> String {
         match self.since {
             None => format!(
                 "No night has learned yet; there are {} of readings.",
                 count(self.days, "day")
             ),
             Some(since) => format!(
-                "There are {} of new readings since the night of {since}; {} needed.",
+                "There are {} of new readings since the night of {}; {} needed.",
                 count(self.days, "day"),
+                minute(since, zone),
                 are(self.needed)
             ),
         }
@@ -343,7 +344,7 @@ pub fn preview(config: &Config, now: TimestampMs, force: bool) -> Result<Preview
         let text = "of readings; the first night needs";
         (false, format!("There are {days} {text} {needed}."))
     } else {
-        (force || new.enough(), new.sentence())
+        (force || new.enough(), new.sentence(config.site.zone()))
     };
     Ok(Preview {
         would_train,
@@ -418,7 +419,7 @@ async fn carry_out(
     if !new.enough() && !trigger.forced() {
         let end = RunEnd {
             outcome: RunOutcome::Skipped,
-            ..RunEnd::failed(run_id, new.sentence())
+            ..RunEnd::failed(run_id, new.sentence(station.config.site.zone()))
         };
         return (end, json!({ "new": new }));
     }
@@ -535,7 +536,11 @@ mod tests {
             ..first
         };
         assert!(!later.enough());
-        assert!(later.sentence().contains("0 days"), "{}", later.sentence());
+        let said = later.sentence(Tz::Europe__Madrid);
+        assert!(
+            said.contains("0 days") && said.contains("the night of 1970-01-01 01:00"),
+            "{said}"
+        );
         assert!(NewData { days: 1, ..later }.enough());
     }
 }

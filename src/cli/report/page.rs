@@ -3,9 +3,9 @@
 use std::fmt::{self, Display, Write as _};
 
 use super::gather::Report;
-use crate::cli::lists::number;
-use crate::cli::tables::minute;
+use crate::cli::tables::{number, percent, skill};
 use crate::store::RunOutcome;
+use crate::words;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
@@ -63,12 +63,13 @@ fn table(out: &mut String, title: &str, heads: &[&str], rows: &[Vec<String>]) {
 }
 
 pub(super) fn render(r: &Report) -> String {
-    let title = format!("nightwatt, {} to {} UTC", minute(r.from), minute(r.to));
+    let minute = |ts| words::minute(ts, r.timezone);
+    let title = format!("nightwatt, {} to {}", minute(r.from), minute(r.to));
     let mut out = format!(
         "<!doctype html><html lang=en><head><meta charset=utf-8>\
          <meta name=viewport content=\"width=device-width,initial-scale=1\">\
          <title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>\
-         <p>Local days of {1}; nightwatt {2}.</p>",
+         <p>Days and times of {1}; nightwatt {2}.</p>",
         Escaped(&title),
         Escaped(r.timezone),
         Escaped(r.version)
@@ -106,10 +107,8 @@ pub(super) fn render(r: &Report) -> String {
                 format!("{:.2}", row.of.mae_w),
                 format!("{:.2}", row.of.smart_mae_w),
                 format!("{:.2}", row.of.naive_mae_w),
-                row.skill.map_or("-".into(), |s| format!("{s:+.2}")),
-                row.of
-                    .coverage
-                    .map_or("-".into(), |c| format!("{:.0} %", c * 100.0)),
+                skill(row.skill),
+                percent(row.of.coverage),
             ]
         })
         .collect();
@@ -148,7 +147,7 @@ pub(super) fn render(r: &Report) -> String {
     table(
         &mut out,
         &nights,
-        &["#run", "began (UTC)", "outcome", "#took, s", "why"],
+        &["#run", "began", "outcome", "#took, s", "why"],
         &rows,
     );
     let rows: Vec<_> = (r.models.iter())
@@ -164,23 +163,18 @@ pub(super) fn render(r: &Report) -> String {
     table(
         &mut out,
         "Models",
-        &["#version", "live from (UTC)", "to (UTC)", "why"],
+        &["#version", "live from", "to", "why"],
         &rows,
     );
     let rows: Vec<_> = (r.quarantine.iter())
         .map(|q| vec![q.count.to_string(), q.reason.clone(), minute(q.last)])
         .collect();
     let title = "Refused messages (counts since the store was made)";
-    table(&mut out, title, &["#count", "reason", "last (UTC)"], &rows);
+    table(&mut out, title, &["#count", "reason", "last"], &rows);
     let rows: Vec<_> = (r.events.iter())
         .map(|e| vec![e.count.to_string(), e.kind.clone(), minute(e.last)])
         .collect();
-    table(
-        &mut out,
-        "Events",
-        &["#count", "event", "last (UTC)"],
-        &rows,
-    );
+    table(&mut out, "Events", &["#count", "event", "last"], &rows);
     let mb = |bytes: f64| format!("{:.1}", bytes / 1e6);
     let d = &r.disk;
     let rows = vec![vec![

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 
 use super::gather::Report;
-use crate::cli::lists::number;
-use crate::cli::tables::minute;
+use crate::cli::tables::{number, percent, skill};
 use crate::status::{clip, printable};
 use crate::store::RunOutcome;
-use crate::words::count;
+use crate::words::{self, count};
 
 pub(super) fn render(r: &Report) -> String {
+    let minute = |ts| words::minute(ts, r.timezone);
     let mut out = format!(
-        "{} to {} UTC ({}, {})\n",
+        "{} to {} ({}; times of {})\n",
         minute(r.from),
         minute(r.to),
         count(r.days, "day"),
@@ -120,7 +120,6 @@ fn accuracy(out: &mut String, r: &Report) {
     for row in &r.accuracy {
         let a = &row.of;
         let device = row.device.as_ref().map_or("all".into(), |d| d.to_string());
-        let percent = a.coverage.map(|c| format!("{:.0} %", c * 100.0));
         let _ = writeln!(
             out,
             "{:<16} {:>9} {:>8} {:>8.2} {:>8.2} {:>8.2} {:>6} {:>7}",
@@ -130,8 +129,8 @@ fn accuracy(out: &mut String, r: &Report) {
             a.mae_w,
             a.smart_mae_w,
             a.naive_mae_w,
-            row.skill.map_or("-".into(), |s| format!("{s:+.2}")),
-            percent.unwrap_or("-".into())
+            skill(row.skill),
+            percent(a.coverage)
         );
     }
 }
@@ -155,7 +154,7 @@ fn nights(out: &mut String, r: &Report) {
             out,
             "{:>5} {} {outcome:<8} {took:>8} {}",
             n.run_id,
-            minute(n.started),
+            words::minute(n.started, r.timezone),
             printable(n.reason.as_deref().unwrap_or(""))
         );
     }

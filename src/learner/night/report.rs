@@ -194,10 +194,14 @@ impl NightReport {
             ),
             (None, Some(live)) if candidate >= live * needed => (
                 Decision::Keep,
-                format!(
-                    "The candidate's {m} of {candidate:.2} W is not {}% below the live model's {live:.2} W.",
-                    promote.min_improvement_percent
-                ),
+                match promote.min_improvement_percent {
+                    0.0 => format!(
+                        "The candidate's {m} of {candidate:.2} W is not below the live model's {live:.2} W."
+                    ),
+                    percent => format!(
+                        "The candidate's {m} of {candidate:.2} W is not {percent} % below the live model's {live:.2} W."
+                    ),
+                },
             ),
             (None, Some(live)) => (
                 Decision::Promote,
