@@ -176,7 +176,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Only where the store and the socket are, and whose updates are trusted, from what can be understood
+    /// Only where the store and the socket are, whose updates are trusted and the zone, from what can be understood
     /// of `path` (else [`DEFAULT_PATH`]): for commands that ask a daemon which runs on with an older, valid
     /// one, and for the launcher, to which the configuration of a newer version need not make sense.
     pub fn places(path: Option<&Path>) -> Self {
@@ -191,6 +191,8 @@ impl Config {
         let keys = keys.and_then(Value::as_array).into_iter().flatten();
         let mut config = Self::default();
         config.update.public_keys = keys.filter_map(|k| k.as_str().map(str::to_owned)).collect();
+        let zone = place("site", "timezone");
+        config.site.timezone = zone.and_then(|zone| zone.to_str()?.parse().ok());
         config.store.path = place("store", "path").unwrap_or(config.store.path);
         config.http.socket = place("http", "socket").unwrap_or(config.http.socket);
         config.resolve_against(path.parent().unwrap_or(Path::new("")));

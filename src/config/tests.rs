@@ -262,3 +262,16 @@ fn a_refusal_never_repeats_a_password() {
     let said = refused("[mqtt]\n\n  keep_alive_s = = 5", &[]);
     assert!(said.contains("line 3, column 18"), "{said}");
 }
+
+#[test]
+fn what_only_looks_finds_its_way_in_a_file_that_is_not_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("n.toml");
+    let text = "[store]\npath = \"n.db\"\n[site]\ntimezone = \"Europe/Madrid\"\n[mqttt]\n";
+    std::fs::write(&file, text).unwrap();
+    assert!(Config::load(Some(&file), []).is_err());
+    let places = Config::places(Some(&file));
+    assert_eq!(places.store.path, dir.path().join("n.db"));
+    assert_eq!(places.site.timezone, Some(chrono_tz::Europe::Madrid));
+    assert_eq!(places.http.socket, HttpConfig::default().socket);
+}
