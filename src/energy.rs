@@ -12,7 +12,7 @@ const HOUR_MS: i64 = 3_600_000;
 /// Days the profile looks back.
 pub const DAYS: i64 = 14;
 /// Fewer days say nothing yet.
-const LEAST_DAYS: usize = 3;
+pub const LEAST_DAYS: usize = 3;
 const QUANTILE: f64 = 0.9;
 /// An hour is light where the profile has this share of its greatest.
 const LIGHT: f64 = 0.05;

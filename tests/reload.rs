@@ -66,6 +66,19 @@ fn a_reload_swaps_topics_broker_and_socket_in_one_process() {
     wait_for("a row by the new rules", 10, || {
         (station.rows() == 2).then_some(())
     });
+    // Counted since the process started, and not since the reload.
+    let counted = station.status();
+    let counted = &counted["daemon"];
+    assert_eq!(
+        (&counted["rows"], &counted["committed"]),
+        (&2.into(), &2.into()),
+        "{counted}"
+    );
+    assert_eq!(
+        (&counted["received"], &counted["intake"]["connections"]),
+        (&2.into(), &2.into()),
+        "{counted}"
+    );
     assert!(station.exited().is_none());
     let (end, _) = station.stop();
     assert!(end.success());

@@ -23,6 +23,37 @@ pub fn plausible(now: TimestampMs) -> bool {
     now >= WRITTEN
 }
 
+/// What is to be thought of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its time is before this version was written.
+    Impossible,
+    /// Its time may be right, and nobody says so.
+    Doubtful,
+    /// It is taken to be right.
+    Believed,
+}
+
+impl Standing {
+    /// From whether its time can be right, and whether it is doubted all the same.
+    pub fn of(plausible: bool, doubtful: bool) -> Self {
+        match (plausible, doubtful) {
+            (false, _) => Self::Impossible,
+            (true, true) => Self::Doubtful,
+            (true, false) => Self::Believed,
+        }
+    }
+
+    /// The words for it, the same everywhere.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Impossible => "cannot be right",
+            Self::Doubtful => "nothing confirms it",
+            Self::Believed => "believed",
+        }
+    }
+}
+
 /// Wall-clock time. Timeouts and back-off use monotonic time and never this.
 pub trait Clock: Send + Sync {
     /// The time now, UTC.

@@ -1,10 +1,11 @@
 //! The task that tells Home Assistant, each minute, of every device and the station; and takes it all back once it is disabled.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono_tz::Tz;
+use semver::Version;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::{Clock, midnights};
@@ -19,10 +20,10 @@ use crate::mqtt::link::{LinkError, LinkOptions};
 use crate::reading::{DeviceId, TimestampMs};
 use crate::shutdown::Shutdown;
 use crate::status::{Level, Status};
-use crate::store::{Reader, Store, StoreError};
+use crate::store::{AccuracyRow, Reader, RunRow, Store, StoreError};
+use crate::update::{Outcome, Report, launcher};
 
 const HOUR_MS: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR_MS;
 /// Where the store keeps the discovery prefix under which something was made.
 const KEY: &str = "home_assistant";
 const EVERY: Duration = Duration::from_secs(60);
@@ -32,7 +33,10 @@ const SLOW_EVERY: Duration = Duration::from_secs(300);
 const OLD_FORECAST_MS: i64 = 10 * 60_000;
 /// Power of so long ago is not the power now.
 const FRESH_MS: i64 = 10 * 60_000;
-const SKILL_MS: i64 = 7 * DAY_MS;
+/// Fewer settled forecasts say nothing about skill.
+const SKILL_NEEDS: i64 = 100;
+/// Looks for updates that are looked back on: the newest may have come to nothing.
+const UPDATES: usize = 10;
 
 /// What the task works with.
 pub(super) struct HomeAssistant {
@@ -48,7 +52,8 @@ pub(super) struct HomeAssistant {
 struct Slow {
     looked: Option<Instant>,
     hours: BTreeMap<DeviceId, BTreeMap<i64, f64>>,
-    skill: HashMap<DeviceId, f64>,
+    /// The newer version that is known of.
+    offered: Option<String>,
 }
 
 impl HomeAssistant {
@@ -127,6 +132,8 @@ impl HomeAssistant {
         let (now, zone) = (self.clock.now(), self.config.site.zone());
         let gather = move || {
             let status = station.status()?;
+            let updates = Reader::open(&path).and_then(|r| r.runs(Some("update"), UPDATES));
+            taken.offered = offered(&updates.map_err(|e| chain(&e))?);
             let looked = Reader::open(&path).and_then(|reader| taken.look(&reader, now));
             looked.map_err(|e| chain(&e))?;
             Ok::<_, String>((status, taken))
@@ -144,7 +151,8 @@ impl HomeAssistant {
                 .configs(&devices),
         );
         let names = self.names("");
-        session.publish(names.state_topic(None), station_state(&status, None));
+        let latest = slow.offered.as_deref();
+        session.publish(names.state_topic(None), station_state(&status, latest));
         let horizons: Vec<u32> = self.config.training.horizon_min.iter().collect();
         for device in &devices {
             let facts = facts(&status, device, slow, &horizons, zone);
@@ -161,12 +169,18 @@ async fn wait(error: &LinkError, backoff: &mut Backoff) {
 
 impl Slow {
     fn look(&mut self, reader: &Reader, now: TimestampMs) -> Result<(), StoreError> {
-        if self.looked.is_some_and(|at| at.elapsed() < SLOW_EVERY) {
+        // Of a device that little is known of there may be more by the next look: what is being brought
+        // in may be older than what is known.
+        let known_well =
+            |hours: &BTreeMap<i64, f64>| hours.len() as i64 >= energy::LEAST_DAYS as i64 * 24;
+        let well = self.hours.values().all(known_well);
+        let every = if well { SLOW_EVERY } else { EVERY };
+        if self.looked.is_some_and(|at| at.elapsed() < every) {
             return Ok(());
         }
         let first = now.0.div_euclid(HOUR_MS) - energy::DAYS * 24;
         // What is known stays as it is, but for the newest hours: readings may come late.
-        let newest = (self.hours.values())
+        let newest = (self.hours.values().filter(|_| well))
             .filter_map(|hours| hours.last_key_value().map(|(hour, _)| *hour))
             .max();
         let from = newest.map_or(first, |hour| (hour - 1).max(first));
@@ -179,10 +193,6 @@ impl Slow {
         for hours in self.hours.values_mut() {
             *hours = hours.split_off(&first);
         }
-        self.skill = reader
-            .device_skill(now.plus_ms(-SKILL_MS), now)?
-            .into_iter()
-            .collect();
         self.looked = Some(Instant::now());
         Ok(())
     }
@@ -192,6 +202,27 @@ impl Slow {
         let all: std::collections::BTreeSet<_> = self.hours.keys().chain(now).collect();
         all.into_iter().cloned().collect()
     }
+}
+
+/// Skill of a device's forecasts of the last seven days, those of the shortest horizon.
+fn skill(status: &Status, device: &DeviceId) -> Option<f64> {
+    let of = |row: &&AccuracyRow| row.device.as_ref() == Some(device);
+    let shortest = status.accuracy.horizon_min;
+    let row = status.accuracy_by_device.iter().find(of)?.accuracy;
+    (row.horizon_min == shortest && row.settled >= SKILL_NEEDS).then(|| row.skill())?
+}
+
+/// The version that the last look for updates has found, where it is newer than this one and was not
+/// refused, taken back, or meant for others first.
+fn offered(runs: &[RunRow]) -> Option<String> {
+    let report = |run: &RunRow| serde_json::from_value::<Report>(run.report.clone()?).ok();
+    let last = runs.iter().find_map(report)?;
+    let taken = matches!(
+        last.outcome,
+        Outcome::Available | Outcome::Fetched | Outcome::Trial
+    );
+    let newer = |text: &String| Version::parse(text).is_ok_and(|v| v > launcher::own_version());
+    last.version.filter(|text| taken && newer(text))
 }
 
 fn facts(
@@ -230,7 +261,95 @@ fn facts(
         forecasts: forecasts.collect(),
         left_today_wh: outlook.map(|o| o.left_today_wh),
         tomorrow_wh: outlook.map(|o| o.tomorrow_wh),
-        skill: slow.skill.get(device).copied(),
+        skill: skill(status, device),
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn look(outcome: Outcome, version: &str) -> RunRow {
+        let report = Report {
+            outcome,
+            sequence: Some(2),
+            version: Some(version.into()),
+            reason: None,
+            text: String::new(),
+        };
+        RunRow {
+            run_id: 1,
+            kind: "update".into(),
+            mode: "check".into(),
+            trigger: "schedule".into(),
+            nominal: None,
+            started: TimestampMs(0),
+            ended: None,
+            outcome: None,
+            reason: None,
+            report: Some(json!(report)),
+        }
+    }
+
+    #[test]
+    fn an_update_is_offered_while_the_last_look_says_so_and_it_is_newer() {
+        let failed = RunRow {
+            report: None,
+            ..look(Outcome::Available, "99.0.0")
+        };
+        let newer = look(Outcome::Available, "99.0.0");
+        assert_eq!(offered(&[]), None);
+        assert_eq!(
+            offered(&[failed.clone(), newer.clone()]).as_deref(),
+            Some("99.0.0")
+        );
+        assert_eq!(
+            offered(&[look(Outcome::Fetched, "99.0.0")]).as_deref(),
+            Some("99.0.0")
+        );
+        assert_eq!(offered(&[look(Outcome::Available, "0.0.1")]), None);
+        for over in [
+            Outcome::UpToDate,
+            Outcome::Waiting,
+            Outcome::Refused,
+            Outcome::RolledBack,
+        ] {
+            assert_eq!(offered(&[look(over, "99.0.0"), newer.clone()]), None);
+        }
+    }
+
+    #[test]
+    fn history_that_comes_in_after_the_first_look_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("n.db");
+        let fill = |sql: &str| {
+            rusqlite::Connection::open(&db)
+                .unwrap()
+                .execute_batch(sql)
+                .unwrap()
+        };
+        let now = TimestampMs(1_800_000_000_000);
+        let store =
+            crate::store::Writer::start(&db, Duration::ZERO, 1, crate::store::Nobody).unwrap();
+        let row = |from: i64, until: i64| {
+            format!(
+                "INSERT OR IGNORE INTO device VALUES (1, 'a', 0);
+                 WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {until} - 1)
+                 INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
+                 SELECT i * {HOUR_MS}, 1, 0, 0, 1, 100 FROM n;"
+            )
+        };
+        let hour = now.0 / HOUR_MS;
+        fill(&row(hour - 1, hour));
+        let mut slow = Slow::default();
+        slow.look(&store.reader().unwrap(), now).unwrap();
+        assert_eq!(slow.hours[&DeviceId::new("a")].len(), 1);
+        // A minute on, five days of older readings are there.
+        fill(&row(hour - 120, hour - 1));
+        slow.looked = None;
+        slow.look(&store.reader().unwrap(), now).unwrap();
+        assert_eq!(slow.hours[&DeviceId::new("a")].len(), 120);
     }
 }

@@ -9,8 +9,8 @@ pub mod reload;
 pub mod updates;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -31,11 +31,11 @@ use crate::reading::TimestampMs;
 use crate::schedule;
 use crate::serving::Service;
 use crate::shutdown::Shutdown;
-use crate::status::{self, DaemonStatus, Forecasting, Status};
+use crate::status::{self, DaemonStatus, Status};
 use crate::store::recover::{self, Found};
 use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
-use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer};
+use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer, WriterGauges};
 use crate::trainer::{Asked, Request, Ticket};
 use crate::update::Ask;
 use alerts::Alerts;
@@ -48,8 +48,6 @@ use updates::{Launch, Updates};
 
 /// Readings that may wait for the forecaster.
 const STORED_QUEUE: usize = 4096;
-/// Forecasts are made and settled once a minute.
-const FORECASTING_AGE: Duration = Duration::from_secs(5);
 /// Alerts that wait to be told while nothing can be stored.
 const UNSTORED_ALERTS: usize = 64;
 /// Limits of the steps of an orderly end; their sum is far below systemd's 30 s.
@@ -109,6 +107,24 @@ pub struct Surroundings {
     pub launch: Launch,
 }
 
+/// What is counted since the process started, over every reload.
+#[derive(Clone)]
+pub struct Tally {
+    started: Instant,
+    shared: Arc<IntakeShared>,
+    gauges: Arc<WriterGauges>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            shared: Arc::default(),
+            gauges: Arc::default(),
+        }
+    }
+}
+
 /// A started daemon.
 pub struct Daemon {
     config: Arc<Config>,
@@ -135,12 +151,23 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the store, the socket and the connections, and starts every task.
     pub async fn start(config: Config, around: Surroundings) -> Result<Self, DaemonError> {
+        Self::go_on(config, around, &Tally::default()).await
+    }
+
+    /// [`Daemon::start`], counting on from `tally`.
+    pub async fn go_on(
+        config: Config,
+        around: Surroundings,
+        tally: &Tally,
+    ) -> Result<Self, DaemonError> {
         let config = Arc::new(config);
         let lock = Arc::new(StoreLock::acquire(&config.store.path)?);
         let found = ensure_sound(&config, &lock, around.clock.now()).await?;
         let credentials = around.credentials.as_deref();
         let prefix = config.mqtt.topic_prefix.as_str();
-        let shared = Arc::new(IntakeShared::default());
+        let shared = Arc::new(IntakeShared::going_on_from(&tally.shared));
+        let gauges = WriterGauges::going_on_from(&tally.gauges);
+        let doubtful_before = gauges.doubtful.load(Ordering::Relaxed);
 
         let options = LinkOptions::new(&config.mqtt, "", credentials)?;
         let (intake_sender, link) =
@@ -157,7 +184,13 @@ impl Daemon {
         let opened = tokio::task::spawn_blocking(move || {
             // Replaying the log and migrating may take long: meanwhile systemd hears that it goes on.
             let (path, linger) = (&opening.store.path, opening.linger());
-            Writer::start(path, linger, usize::from(RECEIVE_MAXIMUM), acknowledger)
+            Writer::go_on(
+                path,
+                linger,
+                usize::from(RECEIVE_MAXIMUM),
+                gauges,
+                acknowledger,
+            )
         });
         let store = match opened.await {
             Ok(opened) => opened,
@@ -270,14 +303,14 @@ impl Daemon {
             disk,
             config: config.clone(),
             clock: watched,
-            started: Instant::now(),
+            started: tally.started,
+            doubtful_before,
             store: store.clone(),
             shared: shared.clone(),
             requests,
             training: nights.running(),
             refusal: around.refusal,
             swaps: promotions,
-            forecasting: Mutex::default(),
         });
         let (unstored, to_tell) = flume::bounded(UNSTORED_ALERTS);
         let alerts = Alerts {
@@ -327,6 +360,15 @@ impl Daemon {
             "started"
         );
         Ok(daemon)
+    }
+
+    /// What has been counted, for a start that goes on in this process.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            started: self.station.started,
+            shared: self.shared.clone(),
+            gauges: self.store.gauges().clone(),
+        }
     }
 
     /// What the socket answers, for an owner in the same process.
@@ -483,33 +525,16 @@ struct RunningStation {
     config: Arc<Config>,
     clock: Arc<WatchedClock>,
     started: Instant,
+    doubtful_before: u64,
     store: Store,
     shared: Arc<IntakeShared>,
     requests: flume::Sender<Request>,
     training: Arc<AtomicBool>,
     refusal: Refusal,
     swaps: flume::Sender<i64>,
-    forecasting: Mutex<Option<(Instant, Forecasting)>>,
 }
 
 impl RunningStation {
-    /// What the status has of forecasts, at most [`FORECASTING_AGE`] old: a hundred thousand rows are
-    /// not counted anew for each of those who ask.
-    fn forecasting(&self, reader: &Reader, now: TimestampMs) -> Result<Forecasting, StoreError> {
-        let mut kept = self
-            .forecasting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((at, known)) if at.elapsed() < FORECASTING_AGE => Ok(known.clone()),
-            _ => {
-                let known = Forecasting::look(reader, now)?;
-                *kept = Some((Instant::now(), known.clone()));
-                Ok(known)
-            }
-        }
-    }
-
     /// When the schedule trains next.
     fn next_night(&self) -> Option<TimestampMs> {
         let (training, now) = (&self.config.training, self.clock.now());
@@ -535,7 +560,8 @@ impl Station for RunningStation {
             rows: gauges.rows.load(Ordering::Relaxed),
             duplicates: gauges.duplicates.load(Ordering::Relaxed),
             rejects: gauges.rejects.load(Ordering::Relaxed),
-            doubtful_times: gauges.doubtful.load(Ordering::Relaxed),
+            // Of this configuration: what was too old for the last one may not be any more.
+            doubtful_times: gauges.doubtful.load(Ordering::Relaxed) - self.doubtful_before,
             store_failing: gauges.failing.load(Ordering::Relaxed),
             disk: self.disk.level(),
             written_bytes: written_bytes(),
@@ -547,10 +573,8 @@ impl Station for RunningStation {
             update: self.updates.here(),
         };
         let path = &self.config.store.path;
-        let gathered = Reader::open(path).and_then(|reader| {
-            let forecasting = self.forecasting(&reader, now)?;
-            let now = (now, clock::plausible(now));
-            status::gather_with(&reader, path, Some(daemon), now, forecasting)
+        let gathered = self.store.reader().and_then(|reader| {
+            status::gather_with(&reader, path, Some(daemon), (now, clock::plausible(now)))
         });
         gathered.map_err(|e| crate::errors::chain(&e))
     }

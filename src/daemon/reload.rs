@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{Counts, Daemon, DaemonError, Surroundings};
+use super::{Counts, Daemon, DaemonError, Surroundings, Tally};
 use crate::alerts::deliver::{Channel, DeliverError};
 use crate::config::{Config, ConfigError};
 use crate::errors::chain;
@@ -108,25 +108,26 @@ where
 {
     /// Runs the daemon with `config`, and with what later replaces it, until the shutdown.
     pub async fn run(self, mut config: Config) -> Result<Counts, DaemonError> {
-        let (mut daemon, mut stop) = self.start(&config).await?;
+        let (mut daemon, mut stop) = self.start(&config, &Tally::default()).await?;
         (self.tell)(Word::Ready);
         while let Some(next) = self.until_changed(&daemon, &stop).await {
             (self.tell)(Word::Reloading);
             stop.begin();
+            let tally = daemon.tally();
             let counts = daemon.finish(|| ()).await;
             if counts.damaged {
                 return Ok(counts);
             }
             // The end may have taken its time, and so may the start.
             (self.tell)(Word::Alive);
-            let refused = match self.start(&next).await {
+            let refused = match self.start(&next, &tally).await {
                 Ok(started) => {
                     (daemon, stop) = started;
                     config = next;
                     None
                 }
                 Err(error) => {
-                    (daemon, stop) = self.start(&config).await?;
+                    (daemon, stop) = self.start(&config, &tally).await?;
                     Some(chain(&error))
                 }
             };
@@ -141,7 +142,11 @@ where
         Ok(daemon.finish(|| (self.tell)(word)).await)
     }
 
-    async fn start(&self, config: &Config) -> Result<(Daemon, Shutdown), DaemonError> {
+    async fn start(
+        &self,
+        config: &Config,
+        tally: &Tally,
+    ) -> Result<(Daemon, Shutdown), DaemonError> {
         let shutdown = Shutdown::new();
         let around = Surroundings {
             shutdown: shutdown.clone(),
@@ -155,7 +160,7 @@ where
             }
         };
         let daemon = tokio::select! {
-            started = Daemon::start(config.clone(), around) => started?,
+            started = Daemon::go_on(config.clone(), around, tally) => started?,
             () = starting => unreachable!("it never ends"),
         };
         Ok((daemon, shutdown))

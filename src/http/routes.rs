@@ -131,7 +131,7 @@ pub(super) async fn ask<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let station = station.clone();
     blocking(move || {
-        let reader = Reader::open(&station.config().store.path)?;
+        let reader = station.store().reader()?;
         question(&station, &reader)
     })
     .await

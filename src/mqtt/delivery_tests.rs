@@ -14,7 +14,7 @@ use super::payload;
 use super::publish::Publisher;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{MqttConfig, Protocol};
-use crate::store::{Reader, Writer};
+use crate::store::{Reader, Writer, WriterGauges};
 
 const MESSAGES: i64 = 20;
 
@@ -68,7 +68,14 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
     let (sender, link) = options.open();
     let (stored, _unheard) = flume::bounded(1);
     let acknowledger = Acknowledger::new(shared.clone(), sender.clone(), stored, Arc::default());
-    let store = Writer::start_sized(&db, Duration::ZERO, places, places, acknowledger).unwrap();
+    let store = Writer::start_sized(
+        &db,
+        Duration::ZERO,
+        places,
+        (places, WriterGauges::default()),
+        acknowledger,
+    )
+    .unwrap();
     let out = LinkOptions::new(&mqtt, "-out", None).unwrap();
     let (publisher, _not_polled) = Publisher::new(&out, "nightwatt");
     let intake = Intake {

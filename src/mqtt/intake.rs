@@ -75,6 +75,23 @@ pub struct IntakeShared {
 }
 
 impl IntakeShared {
+    /// For a start in a process that has run before: its counts go on.
+    pub fn going_on_from(before: &Self) -> Self {
+        let was = before.status();
+        let count = |n: &AtomicU64| AtomicU64::new(n.load(Ordering::SeqCst));
+        Self {
+            status: Mutex::new(IntakeStatus {
+                connections: was.connections,
+                sessions_lost: was.sessions_lost,
+                last_message: was.last_message,
+                ..IntakeStatus::default()
+            }),
+            received: count(&before.received),
+            retained_ignored: count(&before.retained_ignored),
+            ..Self::default()
+        }
+    }
+
     /// A copy of what `status` shows.
     pub fn status(&self) -> IntakeStatus {
         self.lock().clone()

@@ -11,6 +11,7 @@ pub use judge::{Limits, findings, judge};
 pub use screen::render;
 pub(crate) use screen::{ago, clip, printable, span, wrap};
 
+use crate::clock::Standing;
 use crate::models::bundle::Kind;
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, Field, TimestampMs};
@@ -18,8 +19,8 @@ use crate::store::recover::kept_damaged;
 use crate::store::snapshot;
 use crate::store::space::{DiskLevel, free_bytes};
 use crate::store::{
-    AccuracyRow, EventRow, ForecastRow, LiveAccuracy, ModelRow, NightRecord, Reader, RunRow,
-    StoreError, StoreTotals,
+    AccuracyRow, AlertRow, EventRow, ForecastRow, LiveAccuracy, ModelRow, NightRecord, Reader,
+    RunRow, StoreError, StoreTotals,
 };
 use crate::trainer::{Contents, PartNote};
 use crate::update::Here;
@@ -138,6 +139,9 @@ pub struct Status {
     pub nights: NightRecord,
     /// The newest events.
     pub events: Vec<EventRow>,
+    /// The alerts that stand, the newest first.
+    #[serde(default)]
+    pub alerts: Vec<AlertRow>,
 }
 
 /// How things stand.
@@ -167,23 +171,6 @@ pub enum Level {
     Down,
 }
 
-/// What takes long to read, and changes once a minute.
-#[derive(Clone, Debug, Default)]
-pub struct Forecasting {
-    accuracy: Vec<AccuracyRow>,
-    newest: Vec<ForecastRow>,
-}
-
-impl Forecasting {
-    /// Reads it.
-    pub fn look(reader: &Reader, now: TimestampMs) -> Result<Self, StoreError> {
-        Ok(Self {
-            accuracy: reader.accuracy(now.plus_ms(-ACCURACY_MS), now)?,
-            newest: reader.latest_forecasts()?,
-        })
-    }
-}
-
 /// Reads what the database knows and judges it together with what the daemon says.
 pub fn gather(
     store_path: &Path,
@@ -192,25 +179,17 @@ pub fn gather(
     clock_plausible: bool,
 ) -> Result<Status, StoreError> {
     let reader = Reader::open(store_path)?;
-    let forecasting = Forecasting::look(&reader, now)?;
-    gather_with(
-        &reader,
-        store_path,
-        daemon,
-        (now, clock_plausible),
-        forecasting,
-    )
+    gather_with(&reader, store_path, daemon, (now, clock_plausible))
 }
 
-/// [`gather`], with what takes long from elsewhere.
+/// [`gather`] over a connection that is open.
 pub fn gather_with(
     reader: &Reader,
     store_path: &Path,
     daemon: Option<DaemonStatus>,
     (now, clock_plausible): (TimestampMs, bool),
-    forecasting: Forecasting,
 ) -> Result<Status, StoreError> {
-    let accuracy_by_device = forecasting.accuracy;
+    let accuracy_by_device = reader.accuracy(now.plus_ms(-ACCURACY_MS), now)?;
     let pooled = accuracy_by_device.iter().filter(|row| row.device.is_none());
     let accuracy_by_horizon: Vec<LiveAccuracy> = pooled.map(|row| row.accuracy).collect();
     let accuracy = accuracy_by_horizon.first().copied().unwrap_or_default();
@@ -233,7 +212,7 @@ pub fn gather_with(
         devices: (reader.latest()?.into_iter())
             .map(|(device, ts, values)| (device, ts, values.get(Field::Power)))
             .collect(),
-        forecasts: forecasting.newest,
+        forecasts: reader.latest_forecasts()?,
         parts: contents.map(|c| c.parts).unwrap_or_default(),
         damaged_model: reader.damaged_model_row()?,
         model,
@@ -244,6 +223,7 @@ pub fn gather_with(
         last_run: reader.last_night()?,
         nights: reader.night_record(now)?,
         events: reader.events_page(RECENT_EVENTS, 0)?,
+        alerts: reader.alerts(true, 0)?,
     };
     let then = reader.size_since(now.plus_ms(-GROWTH_MS))?;
     status.disk_days_left = then
@@ -254,6 +234,18 @@ pub fn gather_with(
 }
 
 impl Status {
+    /// Before the first attempt to connect has come to anything.
+    pub fn is_starting(&self) -> bool {
+        let intake = self.daemon.as_ref().map(|d| &d.intake);
+        intake.is_some_and(|i| !i.connected && i.last_error.is_none())
+    }
+
+    /// What is to be thought of the station's clock.
+    pub fn clock(&self) -> Standing {
+        let doubtful = self.daemon.as_ref().is_some_and(|d| d.clock_doubtful);
+        Standing::of(self.clock_plausible, doubtful)
+    }
+
     /// The horizons that forecasts are made for without a model of the live version: no candidate has
     /// beaten smart persistence there yet, so that forecasts.
     pub fn by_persistence_min(&self) -> Vec<u32> {

@@ -17,10 +17,17 @@ pub(super) struct Device {
     number: i64,
     /// Where its last reading of doubtful time went; the next goes behind it.
     last_doubtful_ms: i64,
+    /// The newest time that a reading of it was written under.
+    newest_ms: i64,
 }
 
 /// Every device the writer has met; forgotten when a transaction is rolled back.
 pub(super) type Devices = HashMap<DeviceId, Device>;
+
+/// Of each of them, by number, the newest time that was written.
+pub(super) fn newest(devices: &Devices) -> impl Iterator<Item = (i64, i64)> {
+    devices.values().map(|d| (d.number, d.newest_ms))
+}
 
 /// What a batch came to.
 #[derive(Default)]
@@ -76,6 +83,7 @@ fn device<'a>(
             Device {
                 number,
                 last_doubtful_ms: i64::MIN,
+                newest_ms: i64::MIN,
             },
         );
     }
@@ -112,6 +120,7 @@ fn write_reading(tx: &Transaction<'_>, device: &mut Device, r: &Reading) -> rusq
     } else {
         r.time_source
     };
+    device.newest_ms = device.newest_ms.max(r.ts.0);
     let merge: &str = match source {
         TimeSource::Device => &MERGE_MISSING,
         TimeSource::Received => &MERGE_LATEST,
@@ -121,6 +130,7 @@ fn write_reading(tx: &Transaction<'_>, device: &mut Device, r: &Reading) -> rusq
                 ts_ms += 1;
             }
             device.last_doubtful_ms = ts_ms;
+            device.newest_ms = device.newest_ms.max(ts_ms);
             return Ok(true);
         }
     };

@@ -1,8 +1,11 @@
 //! Forecasts as they were published, and what was measured when their time came.
 
-use rusqlite::{Row, params};
+use std::collections::BTreeMap;
 
-use super::{ForecastRow, Reader, Store, StoreError};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::memory::Newest;
+use super::{ForecastRow, Reader, Store, StoreError, sql};
 use crate::reading::{DeviceId, TimestampMs};
 
 const COLUMNS: &str =
@@ -14,7 +17,9 @@ const NEWEST_MS: i64 = 3 * 86_400_000;
 impl Store {
     /// Keeps forecasts; a later one for the same device, moment and horizon replaces the earlier.
     pub async fn save_forecasts(&self, rows: Vec<ForecastRow>) -> Result<(), StoreError> {
-        self.run("keep forecasts", move |tx| {
+        let key = |f: &ForecastRow| ((f.device.clone(), f.horizon_min), (f.issued, f.target));
+        let newest = rows.iter().map(key).collect();
+        let kept = self.run("keep forecasts", move |tx| {
             let mut insert = tx.prepare_cached(
                 "INSERT OR REPLACE INTO forecast (device_no, target_ms, horizon_min, issued_ms,
                     model_version, source, power_w, p10_w, p90_w, smart_w, naive_w, ramp_probability)
@@ -38,8 +43,10 @@ impl Store {
                 ])?;
             }
             Ok(())
-        })
-        .await
+        });
+        kept.await?;
+        self.memory.kept(newest);
+        Ok(())
     }
 
     /// Fills in what was measured (`None`: it never will be) for device, target and horizon.
@@ -85,12 +92,63 @@ impl Reader {
 
     /// The newest forecast of each device and horizon, by name and minutes ahead.
     pub fn latest_forecasts(&self) -> Result<Vec<ForecastRow>, StoreError> {
+        let newest = match &self.memory {
+            Some(memory) => memory.forecasts(),
+            None => self.scan_forecasts()?,
+        };
+        let act = "read the latest forecasts";
+        let oldest = self.furthest()? - NEWEST_MS;
         let query = format!(
-            "SELECT {COLUMNS}, max(issued_ms) FROM forecast JOIN device USING (device_no)
-             WHERE target_ms > (SELECT max(target_ms) FROM forecast) - ?1
-             GROUP BY device_no, horizon_min ORDER BY device_id, horizon_min"
+            "SELECT {COLUMNS} FROM forecast JOIN device USING (device_no)
+             WHERE target_ms = ?1 AND device_id = ?2 AND horizon_min = ?3"
         );
-        self.rows("read the latest forecasts", &query, [NEWEST_MS], forecast)
+        let mut query = self.conn.prepare(&query).map_err(sql(act))?;
+        let mut rows = Vec::with_capacity(newest.len());
+        for ((device, horizon_min), (_, target)) in newest {
+            if target.0 > oldest {
+                let key = params![target.0, device.as_str(), horizon_min];
+                rows.extend(
+                    query
+                        .query_row(key, forecast)
+                        .optional()
+                        .map_err(sql(act))?,
+                );
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The time of the furthest forecast.
+    fn furthest(&self) -> Result<i64, StoreError> {
+        let furthest: Option<i64> = self
+            .conn
+            .query_row("SELECT max(target_ms) FROM forecast", [], |r| r.get(0))
+            .map_err(sql("find the furthest forecast"))?;
+        Ok(furthest.unwrap_or(0))
+    }
+
+    /// When the newest forecast of each device and horizon was made, and for when. Looks at the keys of
+    /// three days: what asks often has them in memory.
+    pub(super) fn scan_forecasts(&self) -> Result<Newest, StoreError> {
+        let mut newest: BTreeMap<(i64, u32), (TimestampMs, TimestampMs)> = BTreeMap::new();
+        self.rows(
+            "find the latest forecasts",
+            "SELECT device_no, horizon_min, issued_ms, target_ms FROM forecast WHERE target_ms > ?1",
+            [self.furthest()? - NEWEST_MS],
+            |r| {
+                let times = (TimestampMs(r.get(2)?), TimestampMs(r.get(3)?));
+                let newest = newest.entry((r.get(0)?, r.get(1)?)).or_insert(times);
+                *newest = times.max(*newest);
+                Ok(())
+            },
+        )?;
+        let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
+        let named = newest
+            .into_iter()
+            .filter_map(|((device_no, horizon_min), times)| {
+                Some(((names.get(&device_no)?.clone(), horizon_min), times))
+            });
+        Ok(named.collect())
     }
 }
 

@@ -13,10 +13,12 @@
 //! Migrations only add (`migrations.rs`); a file written by a newer version opens unless its
 //! `min_reader_version` says otherwise.
 
+mod accuracy;
 mod ahead;
 mod alerts;
 mod append;
 mod forecasts;
+mod memory;
 mod meta;
 mod migrations;
 mod models;
@@ -35,6 +37,7 @@ pub mod space;
 mod tail;
 mod writer;
 
+pub use accuracy::AccuracyRow;
 pub use alerts::{AlertRow, NewAlert, Notified};
 pub use migrations::SCHEMA_VERSION;
 pub use models::ModelMove;
@@ -47,7 +50,8 @@ pub use rows::{
     NewRun, NightRecord, RejectCount, RunOutcome, RunRow, RunSummary, Sample, StoreTotals, Tries,
 };
 pub use runs::RunFilter;
-pub use series::{AccuracyRow, DeviceRow, ForecastPoint, SeriesPoint};
+pub use samples::ForecastPoint;
+pub use series::{DeviceRow, SeriesPoint};
 pub use tail::StoredReading;
 pub use writer::{
     AckToken, Append, Committed, MAX_UNACKNOWLEDGED, Nobody, Reject, Store, Writer, WriterGauges,

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::memory::Memory;
 use super::{RejectCount, Sample, StoreError, StoreTotals, open, sql};
 use crate::reading::{DeviceId, Field, TimeSource, TimestampMs, Values};
 
@@ -17,6 +19,8 @@ pub type NamedSample = (DeviceId, TimestampMs, Values);
 /// A read-only connection to the store.
 pub struct Reader {
     pub(super) conn: Connection,
+    /// Of the running daemon, so that it need not scan.
+    pub(super) memory: Option<Arc<Memory>>,
     path: PathBuf,
 }
 
@@ -36,6 +40,7 @@ impl Reader {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self {
             conn: open::reading(path)?,
+            memory: None,
             path: path.to_owned(),
         })
     }

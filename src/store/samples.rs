@@ -1,11 +1,125 @@
-//! Long charts of forecasts: a few of each step instead of all of a year.
+//! Charts of forecasts beside what was measured; long ones from a few of each step instead of all of a year.
 
-use rusqlite::params;
+use std::collections::BTreeMap;
 
-use super::{ForecastPoint, Reader, StoreError};
+use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Reader, StoreError};
 use crate::reading::{DeviceId, TimestampMs};
 
+/// Forecasts of one device and horizon for one step of time, and what was measured then; means, W.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForecastPoint {
+    /// Whose power.
+    pub device: DeviceId,
+    /// Minutes ahead.
+    pub horizon_min: u32,
+    /// The beginning of the step.
+    pub at: TimestampMs,
+    /// When the newest of them was made.
+    pub issued: TimestampMs,
+    /// The forecasts.
+    pub power_w: f64,
+    /// Their lower bounds.
+    pub p10_w: Option<f64>,
+    /// Their upper bounds.
+    pub p90_w: Option<f64>,
+    /// Smart persistence.
+    pub smart_w: f64,
+    /// Naive persistence.
+    pub naive_w: f64,
+    /// What was measured, where it is known.
+    pub actual_w: Option<f64>,
+}
+
+/// A mean under way.
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    of: u32,
+}
+
+impl Mean {
+    fn add(&mut self, value: Option<f64>) {
+        if let Some(value) = value {
+            self.sum += value;
+            self.of += 1;
+        }
+    }
+
+    fn value(self) -> Option<f64> {
+        (self.of > 0).then(|| self.sum / f64::from(self.of))
+    }
+}
+
+/// The forecasts of one step: the newest's time, and means of what the columns 4 and later hold.
+#[derive(Default)]
+struct Step {
+    issued: i64,
+    means: [Mean; 6],
+}
+
+impl Step {
+    fn add(&mut self, r: &Row<'_>) -> rusqlite::Result<()> {
+        self.issued = self.issued.max(r.get(3)?);
+        for (i, mean) in self.means.iter_mut().enumerate() {
+            mean.add(r.get(4 + i)?);
+        }
+        Ok(())
+    }
+}
+
 impl Reader {
+    /// Forecasts for `from <= target < to` as means over steps of `step_ms`, of one device and horizon or
+    /// of all, in order of time, device, horizon. They are read in the order of the key and summed up
+    /// here: SQLite would sort them all first.
+    pub fn forecast_series(
+        &self,
+        device_no: Option<i64>,
+        horizon_min: Option<u32>,
+        (from, to): (TimestampMs, TimestampMs),
+        step_ms: i64,
+    ) -> Result<Vec<ForecastPoint>, StoreError> {
+        let step_ms = step_ms.max(1000);
+        let only = |column: &str, number: Option<i64>| {
+            number.map_or_else(String::new, |n| format!(" AND {column} = {n}"))
+        };
+        let query = format!(
+            "SELECT target_ms, device_no, horizon_min, issued_ms,
+                    power_w, p10_w, p90_w, smart_w, naive_w, actual_w
+             FROM forecast WHERE target_ms >= ?1 AND target_ms < ?2{}{}",
+            only("device_no", device_no),
+            only("horizon_min", horizon_min.map(i64::from))
+        );
+        let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
+        let mut steps: BTreeMap<(i64, &DeviceId, u32), Step> = BTreeMap::new();
+        self.rows("chart forecasts", &query, [from.0, to.0], |r| {
+            let target: i64 = r.get(0)?;
+            if let Some(device) = names.get(&r.get(1)?) {
+                let key = (target - target.rem_euclid(step_ms), device, r.get(2)?);
+                steps.entry(key).or_default().add(r)?;
+            }
+            Ok(())
+        })?;
+        let points = steps.into_iter().map(|((at, device, horizon_min), step)| {
+            let [power, p10, p90, smart, naive, actual] = step.means.map(Mean::value);
+            ForecastPoint {
+                device: device.clone(),
+                horizon_min,
+                at: TimestampMs(at),
+                issued: TimestampMs(step.issued),
+                power_w: power.unwrap_or_default(),
+                p10_w: p10,
+                p90_w: p90,
+                smart_w: smart.unwrap_or_default(),
+                naive_w: naive.unwrap_or_default(),
+                actual_w: actual,
+            }
+        });
+        Ok(points.collect())
+    }
+
     /// Forecasts of one device and horizon for `from <= target < to` as means over steps of `step_ms`
     /// (counted from 1970), in order of time; of every `sample_ms` only the first is looked at. One look
     /// into the key for each, however many forecasts there are.

@@ -1,15 +1,19 @@
-//! Questions of charts and tables: readings in equal steps, forecasts beside what was measured, sums of their errors.
+//! Questions of charts and tables: the newest readings, readings in equal steps, events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::read::sound;
-use super::{EventRow, LiveAccuracy, Reader, StoreError, sql};
+use super::read::{sound, values};
+use super::{EventRow, Reader, StoreError, sql};
 use crate::reading::{DeviceId, Field, TimestampMs, Values};
 
 const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// Number of a device, time and values of its reading.
+type Numbered = (i64, TimestampMs, Values);
 
 /// A device as lists show it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,75 +43,6 @@ pub struct SeriesPoint {
     pub power_min: Option<f64>,
     /// Greatest power of the step, W.
     pub power_max: Option<f64>,
-}
-
-/// Forecasts of one device and horizon for one step of time, and what was measured then; means, W.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ForecastPoint {
-    /// Whose power.
-    pub device: DeviceId,
-    /// Minutes ahead.
-    pub horizon_min: u32,
-    /// The beginning of the step.
-    pub at: TimestampMs,
-    /// When the newest of them was made.
-    pub issued: TimestampMs,
-    /// The forecasts.
-    pub power_w: f64,
-    /// Their lower bounds.
-    pub p10_w: Option<f64>,
-    /// Their upper bounds.
-    pub p90_w: Option<f64>,
-    /// Smart persistence.
-    pub smart_w: f64,
-    /// Naive persistence.
-    pub naive_w: f64,
-    /// What was measured, where it is known.
-    pub actual_w: Option<f64>,
-}
-
-/// Which device, of which horizon, and how well its forecasts did; without a device all of them together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AccuracyRow {
-    /// Whose forecasts; none: everybody's.
-    pub device: Option<DeviceId>,
-    /// How they did, with the horizon.
-    #[serde(flatten)]
-    pub accuracy: LiveAccuracy,
-}
-
-/// Sums that means can be taken of, and that can be added up.
-#[derive(Clone, Copy, Default)]
-struct Errors {
-    settled: i64,
-    banded: i64,
-    live: f64,
-    smart: f64,
-    naive: f64,
-    inside: i64,
-}
-
-impl Errors {
-    fn add(&mut self, other: &Self) {
-        self.settled += other.settled;
-        self.banded += other.banded;
-        self.live += other.live;
-        self.smart += other.smart;
-        self.naive += other.naive;
-        self.inside += other.inside;
-    }
-
-    fn accuracy(&self, horizon_min: u32) -> LiveAccuracy {
-        let mean = |sum: f64| sum / self.settled.max(1) as f64;
-        LiveAccuracy {
-            horizon_min,
-            settled: self.settled,
-            mae_w: mean(self.live),
-            smart_mae_w: mean(self.smart),
-            naive_mae_w: mean(self.naive),
-            coverage: (self.banded > 0).then(|| self.inside as f64 / self.banded as f64),
-        }
-    }
 }
 
 impl Reader {
@@ -143,43 +78,78 @@ impl Reader {
     }
 
     /// The newest reading of each device, by name; of those that have one within a day of the newest of
-    /// all. Read backwards until every device was met, however many readings that day has.
+    /// all.
     pub fn latest(&self) -> Result<Vec<(DeviceId, TimestampMs, Values)>, StoreError> {
-        let act = "read the latest readings";
+        let found = match &self.memory {
+            Some(memory) => self.latest_known(memory.readings())?,
+            None => self.scan_latest()?,
+        };
         let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
+        let named = found
+            .into_iter()
+            .filter_map(|(no, ts, values)| Some((names.get(&no)?.clone(), (ts, values))));
+        let by_name: BTreeMap<DeviceId, _> = named.collect();
+        Ok(by_name.into_iter().map(|(d, (ts, v))| (d, ts, v)).collect())
+    }
+
+    /// [`Reader::latest`] by number, where the times are known: one look into the key for each. From
+    /// there on backwards, since what is known may be newer than what this connection sees.
+    fn latest_known(&self, known: Vec<(i64, i64)>) -> Result<Vec<Numbered>, StoreError> {
+        let act = "read the latest readings";
+        let oldest = self.newest_ts()?.map_or(0, |ts| ts.0) - DAY_MS;
+        let select = |which: &str| {
+            let fields = names_of(&Field::ALL);
+            let text = format!(
+                "SELECT device_no, ts_ms, {fields} FROM reading WHERE device_no = ?1 AND {which}"
+            );
+            self.conn.prepare(&text).map_err(sql(act))
+        };
+        let mut exact = select("ts_ms = ?2 AND ts_ms > ?3")?;
+        let mut before = select("ts_ms < ?2 AND ts_ms > ?3 ORDER BY ts_ms DESC LIMIT 1")?;
+        let mut found = Vec::with_capacity(known.len());
+        for (device_no, ts) in known.into_iter().filter(|(_, ts)| *ts > oldest) {
+            let key = [device_no, ts, oldest];
+            let row = match exact.query_row(key, numbered).optional() {
+                Ok(None) => before.query_row(key, numbered).optional(),
+                found => found,
+            };
+            found.extend(row.map_err(sql(act))?);
+        }
+        Ok(found)
+    }
+
+    /// [`Reader::latest`] by number. Reads backwards until every device was met, which one that is silent
+    /// makes all readings of a day.
+    pub(super) fn scan_latest(&self) -> Result<Vec<Numbered>, StoreError> {
+        let act = "read the latest readings";
+        let devices = self.devices()?.len();
         let mut query = self
             .conn
             .prepare(&format!(
                 "SELECT device_no, ts_ms, {} FROM reading
-                 WHERE ts_ms > (SELECT max(ts_ms) FROM reading) - 86400000
+                 WHERE ts_ms > (SELECT max(ts_ms) FROM reading) - {DAY_MS}
                  ORDER BY ts_ms DESC, device_no DESC",
                 names_of(&Field::ALL)
             ))
             .map_err(sql(act))?;
         let mut rows = query.query([]).map_err(sql(act))?;
-        let mut met = BTreeMap::new();
-        while met.len() < names.len()
+        let (mut met, mut found) = (BTreeSet::new(), Vec::new());
+        while met.len() < devices
             && let Some(row) = rows.next().map_err(sql(act))?
         {
-            let device_no: i64 = row.get(0).map_err(sql(act))?;
-            let Some(name) = names.get(&device_no).filter(|n| !met.contains_key(*n)) else {
-                continue;
-            };
-            let mut values = Values::default();
-            for (i, field) in Field::ALL.into_iter().enumerate() {
-                values.set(field, row.get(2 + i).map_err(sql(act))?);
+            if met.insert(row.get::<_, i64>(0).map_err(sql(act))?) {
+                found.push(numbered(row).map_err(sql(act))?);
             }
-            let ts = TimestampMs(row.get(1).map_err(sql(act))?);
-            met.insert(name.clone(), (ts, values));
         }
-        Ok(met.into_iter().map(|(d, (ts, v))| (d, ts, v)).collect())
+        Ok(found)
     }
 
     /// Means of `fields` over steps of `step_ms` (counted from 1970) in `from <= t < to`, of one device
     /// or of all, in order of time.
     ///
     /// Steps of whole hours come from the hourly means as far as these go, and so does, an hour a point,
-    /// whatever is older than the readings that are kept. A step with no reading has no point.
+    /// whatever is older than the readings that are kept. A step with no reading has no point. Of one
+    /// device that sends more than a reading a second not every one is looked at.
     pub fn series(
         &self,
         device_no: Option<i64>,
@@ -200,192 +170,96 @@ impl Reader {
             Some(oldest.map_or(i64::MAX, |t| t - t.rem_euclid(HOUR_MS)))
         };
         let turn = hourly_until.unwrap_or(i64::MIN).clamp(from, to.0.max(from));
-        let mut points: BTreeMap<(i64, i64), SeriesPoint> = BTreeMap::new();
-        let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
-        for (hourly, from, to) in [(true, from, turn), (false, turn, to.0)] {
-            if from >= to {
-                continue;
-            }
-            self.add_points(
-                hourly,
+        let mut steps = Steps::default();
+        if from < turn {
+            self.add_hours(
+                &mut steps,
                 device_no,
                 fields,
-                (from, to),
-                step_ms,
-                |key, point| {
-                    let name = names.get(&key.1).cloned();
-                    let name = name.unwrap_or_else(|| DeviceId::new("?"));
-                    match points.entry(key) {
-                        std::collections::btree_map::Entry::Vacant(free) => {
-                            free.insert(SeriesPoint {
-                                device: name,
-                                ..point
-                            });
-                        }
-                        // A step that hours and readings share.
-                        std::collections::btree_map::Entry::Occupied(mut half) => {
-                            merge(half.get_mut(), &point);
-                        }
-                    }
-                },
+                (from, turn),
+                step_ms.max(HOUR_MS),
             )?;
         }
-        Ok(points.into_values().collect())
+        if turn < to.0 {
+            self.add_readings(&mut steps, device_no, fields, (turn, to.0), step_ms)?;
+        }
+        let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
+        let name = |no: &i64| names.get(no).cloned().unwrap_or_else(|| DeviceId::new("?"));
+        let points = steps.0.iter();
+        Ok(points
+            .map(|((at, device_no), sums)| sums.point(name(device_no), TimestampMs(*at), fields))
+            .collect())
     }
 
-    fn add_points(
+    /// Hourly means. They come in order of time and are summed up here: SQLite would sort them first.
+    fn add_hours(
         &self,
-        hourly: bool,
+        steps: &mut Steps,
         device_no: Option<i64>,
         fields: &[Field],
         (from, to): (i64, i64),
         step_ms: i64,
-        mut add: impl FnMut((i64, i64), SeriesPoint),
     ) -> Result<(), StoreError> {
         let act = "chart readings";
-        let (table, time, count, least, most, also) = if hourly {
-            let step = "sum(n)";
-            (
-                "reading_hour",
-                "hour_ms",
-                step,
-                "power_min",
-                "power_max",
-                "1".to_owned(),
-            )
-        } else {
-            ("reading", "ts_ms", "count(*)", "power", "power", sound())
-        };
-        let means: String = fields
-            .iter()
-            .map(|f| match hourly {
-                true => format!(", sum({0} * n) / sum(iif({0} IS NULL, 0, n))", f.name()),
-                false => format!(", avg({})", f.name()),
-            })
-            .collect();
-        let step_ms = if hourly {
-            step_ms.max(HOUR_MS)
-        } else {
-            step_ms
-        };
         let mut query = self
             .conn
             .prepare(&format!(
-                "SELECT {time} - ({time} % {step_ms}), device_no, {count}, min({least}), max({most}){means}
-                 FROM {table} WHERE {time} >= ?1 AND {time} < ?2
-                   AND (?3 IS NULL OR device_no = ?3) AND {also}
-                 GROUP BY 1, 2"
+                "SELECT hour_ms, device_no, n, power_min, power_max, {} FROM reading_hour
+                 WHERE hour_ms >= ?1 AND hour_ms < ?2{}",
+                names_of(fields),
+                only(device_no)
             ))
             .map_err(sql(act))?;
-        let mut rows = query
-            .query(params![from, to, device_no])
-            .map_err(sql(act))?;
+        let mut rows = query.query([from, to]).map_err(sql(act))?;
         while let Some(r) = rows.next().map_err(sql(act))? {
-            let mut read = || -> rusqlite::Result<()> {
-                let mut means = Values::default();
-                for (i, field) in fields.iter().enumerate() {
-                    means.set(*field, r.get(5 + i)?);
-                }
-                let at: i64 = r.get(0)?;
-                let point = SeriesPoint {
-                    device: DeviceId::new(""),
-                    at: TimestampMs(at),
-                    readings: r.get(2)?,
-                    means,
-                    power_min: r.get(3)?,
-                    power_max: r.get(4)?,
-                };
-                add((at, r.get(1)?), point);
-                Ok(())
-            };
-            read().map_err(sql(act))?;
+            steps.add(r, fields, step_ms).map_err(sql(act))?;
         }
         Ok(())
     }
 
-    /// Forecasts for `from <= target < to` as means over steps of `step_ms`, of one device and horizon or
-    /// of all, in order of time, device, horizon.
-    pub fn forecast_series(
+    /// Readings themselves. Where a device sends more than one a second, of each sixtieth of a step only
+    /// so many are looked at as it has seconds: a look into the key goes on behind the rest.
+    fn add_readings(
         &self,
+        steps: &mut Steps,
         device_no: Option<i64>,
-        horizon_min: Option<u32>,
-        (from, to): (TimestampMs, TimestampMs),
+        fields: &[Field],
+        (mut from, to): (i64, i64),
         step_ms: i64,
-    ) -> Result<Vec<ForecastPoint>, StoreError> {
-        let step_ms = step_ms.max(1000);
-        self.rows(
-            "chart forecasts",
-            &format!(
-                "SELECT device_id, horizon_min, target_ms - (target_ms % {step_ms}) AS at,
-                        max(issued_ms), avg(power_w), avg(p10_w), avg(p90_w), avg(smart_w),
-                        avg(naive_w), avg(actual_w)
-                 FROM forecast JOIN device USING (device_no)
-                 WHERE target_ms >= ?1 AND target_ms < ?2
-                   AND (?3 IS NULL OR device_no = ?3) AND (?4 IS NULL OR horizon_min = ?4)
-                 GROUP BY at, device_no, horizon_min ORDER BY at, device_id, horizon_min"
-            ),
-            params![from.0, to.0, device_no, horizon_min],
-            |r| {
-                Ok(ForecastPoint {
-                    device: DeviceId::new(&r.get::<_, String>(0)?),
-                    horizon_min: r.get(1)?,
-                    at: TimestampMs(r.get(2)?),
-                    issued: TimestampMs(r.get(3)?),
-                    power_w: r.get(4)?,
-                    p10_w: r.get(5)?,
-                    p90_w: r.get(6)?,
-                    smart_w: r.get(7)?,
-                    naive_w: r.get(8)?,
-                    actual_w: r.get(9)?,
-                })
-            },
-        )
-    }
-
-    /// How the forecasts with `from <= target < to` did, over daylight rows (actual or forecast above
-    /// zero): of every horizon first all devices together, then each.
-    pub fn accuracy(
-        &self,
-        from: TimestampMs,
-        to: TimestampMs,
-    ) -> Result<Vec<AccuracyRow>, StoreError> {
-        let each = self.rows(
-            "score the published forecasts",
-            "SELECT horizon_min, device_no, count(*), sum(p10_w IS NOT NULL),
-                    sum(abs(power_w - actual_w)), sum(abs(smart_w - actual_w)),
-                    sum(abs(naive_w - actual_w)), total(actual_w BETWEEN p10_w AND p90_w)
-             FROM forecast
-             WHERE actual_w IS NOT NULL AND (actual_w > 0 OR power_w > 0)
-               AND target_ms >= ?1 AND target_ms < ?2
-             GROUP BY horizon_min, device_no",
-            params![from.0, to.0],
-            |r| {
-                let errors = Errors {
-                    settled: r.get(2)?,
-                    banded: r.get(3)?,
-                    live: r.get(4)?,
-                    smart: r.get(5)?,
-                    naive: r.get(6)?,
-                    inside: r.get::<_, f64>(7)? as i64,
+    ) -> Result<(), StoreError> {
+        let act = "chart readings";
+        let slot_ms = (step_ms / 60).max(1000);
+        let most = match device_no {
+            Some(_) => slot_ms / 1000,
+            None => i64::MAX,
+        };
+        let mut query = self
+            .conn
+            .prepare(&format!(
+                "SELECT ts_ms, device_no, 1, power, power, {} FROM reading
+                 WHERE ts_ms >= ?1 AND ts_ms < ?2{} AND {} ORDER BY ts_ms, device_no",
+                names_of(fields),
+                only(device_no),
+                sound()
+            ))
+            .map_err(sql(act))?;
+        loop {
+            let mut rows = query.query([from, to]).map_err(sql(act))?;
+            let (mut slot, mut met) = (i64::MIN, 0);
+            loop {
+                let Some(r) = rows.next().map_err(sql(act))? else {
+                    return Ok(());
                 };
-                Ok((r.get::<_, u32>(0)?, r.get::<_, i64>(1)?, errors))
-            },
-        )?;
-        let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
-        let mut table: BTreeMap<(u32, Option<DeviceId>), Errors> = BTreeMap::new();
-        for (horizon_min, device_no, errors) in &each {
-            let device = names.get(device_no).cloned();
-            for row in [None, device] {
-                table.entry((*horizon_min, row)).or_default().add(errors);
+                let at = r.get::<_, i64>(0).map_err(sql(act))?.div_euclid(slot_ms);
+                met = if at == slot { met + 1 } else { 1 };
+                slot = at;
+                if met > most {
+                    break;
+                }
+                steps.add(r, fields, step_ms).map_err(sql(act))?;
             }
+            from = (slot + 1) * slot_ms;
         }
-        let rows = table
-            .into_iter()
-            .map(|((horizon_min, device), errors)| AccuracyRow {
-                device,
-                accuracy: errors.accuracy(horizon_min),
-            });
-        Ok(rows.collect())
     }
 
     /// Events, newest first, without the `skip` newest.
@@ -428,23 +302,67 @@ fn names_of(fields: &[Field]) -> String {
         .join(", ")
 }
 
-/// Joins what two sources know of one step; means weighted by the number of readings.
-fn merge(into: &mut SeriesPoint, other: &SeriesPoint) {
-    let (a, b) = (into.readings as f64, other.readings as f64);
-    for field in Field::ALL {
-        let both = match (into.means.get(field), other.means.get(field)) {
-            (Some(x), Some(y)) => Some((x * a + y * b) / (a + b)),
-            (x, y) => x.or(y),
-        };
-        into.means.set(field, both);
+/// SQL for "of this device".
+fn only(device_no: Option<i64>) -> String {
+    device_no.map_or_else(String::new, |no| format!(" AND device_no = {no}"))
+}
+
+fn numbered(row: &Row<'_>) -> rusqlite::Result<Numbered> {
+    Ok((row.get(0)?, TimestampMs(row.get(1)?), values(row, 2)?))
+}
+
+/// Sums by beginning of the step and number of the device.
+#[derive(Default)]
+struct Steps(BTreeMap<(i64, i64), StepSums>);
+
+/// What readings or hours of one step add up to.
+#[derive(Clone, Copy, Default)]
+struct StepSums {
+    readings: i64,
+    power_min: Option<f64>,
+    power_max: Option<f64>,
+    /// In the order of the fields that are asked for: sum, and how many were in it.
+    fields: [(f64, f64); Field::ALL.len()],
+}
+
+impl Steps {
+    /// Adds a row: time, device, readings, least and greatest power, and the means of `fields`.
+    fn add(&mut self, r: &Row<'_>, fields: &[Field], step_ms: i64) -> rusqlite::Result<()> {
+        let ts: i64 = r.get(0)?;
+        let sums = self
+            .0
+            .entry((ts - ts.rem_euclid(step_ms), r.get(1)?))
+            .or_default();
+        let readings: i64 = r.get(2)?;
+        sums.readings += readings;
+        let (least, most): (Option<f64>, Option<f64>) = (r.get(3)?, r.get(4)?);
+        sums.power_min = sums.power_min.into_iter().chain(least).reduce(f64::min);
+        sums.power_max = sums.power_max.into_iter().chain(most).reduce(f64::max);
+        for (i, (sum, weight)) in sums.fields.iter_mut().enumerate().take(fields.len()) {
+            if let Some(mean) = r.get::<_, Option<f64>>(5 + i)? {
+                *sum += mean * readings as f64;
+                *weight += readings as f64;
+            }
+        }
+        Ok(())
     }
-    let either = |x: Option<f64>, y: Option<f64>, pick: fn(f64, f64) -> f64| match (x, y) {
-        (Some(x), Some(y)) => Some(pick(x, y)),
-        (x, y) => x.or(y),
-    };
-    into.power_min = either(into.power_min, other.power_min, f64::min);
-    into.power_max = either(into.power_max, other.power_max, f64::max);
-    into.readings += other.readings;
+}
+
+impl StepSums {
+    fn point(&self, device: DeviceId, at: TimestampMs, fields: &[Field]) -> SeriesPoint {
+        let mut means = Values::default();
+        for (field, (sum, weight)) in fields.iter().zip(self.fields) {
+            means.set(*field, (weight > 0.0).then(|| sum / weight));
+        }
+        SeriesPoint {
+            device,
+            at,
+            readings: self.readings,
+            means,
+            power_min: self.power_min,
+            power_max: self.power_max,
+        }
+    }
 }
 
 #[cfg(test)]

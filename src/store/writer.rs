@@ -13,8 +13,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::append::{Devices, trim};
+use super::memory::Memory;
 use super::quarantine::Quarantine;
-use super::{StoreError, open, sql};
+use super::{Reader, StoreError, open, sql};
 use crate::reading::{Reading, TimestampMs};
 use thread::{Thread, truncate_wal};
 
@@ -88,7 +89,7 @@ impl Committed for Nobody {
     fn stored(&mut self, _: Vec<Reading>) {}
 }
 
-/// Figures the writer keeps for `status` and the watchdog; all since start.
+/// Figures the writer keeps for `status` and the watchdog; all since the process started.
 #[derive(Debug, Default)]
 pub struct WriterGauges {
     /// Messages whose commit succeeded.
@@ -131,6 +132,21 @@ impl Default for CommitSeconds {
 }
 
 impl WriterGauges {
+    /// For a start in a process that has run before: its counts go on.
+    pub fn going_on_from(before: &Self) -> Self {
+        let count = |n: &AtomicU64| AtomicU64::new(n.load(Ordering::SeqCst));
+        Self {
+            messages: count(&before.messages),
+            rows: count(&before.rows),
+            duplicates: count(&before.duplicates),
+            doubtful: count(&before.doubtful),
+            rejects: count(&before.rejects),
+            commits: count(&before.commits),
+            commit_seconds: CommitSeconds(before.commit_seconds.0.clone()),
+            ..Self::default()
+        }
+    }
+
     /// Remembers what an error says about the disk and the file.
     fn note(&self, error: &rusqlite::Error) {
         match error.sqlite_error_code() {
@@ -155,6 +171,7 @@ pub struct Store {
     queue: flume::Sender<Command>,
     chores: flume::Sender<Job>,
     gauges: Arc<WriterGauges>,
+    pub(super) memory: Arc<Memory>,
     pub(super) path: Arc<Path>,
 }
 
@@ -184,8 +201,15 @@ impl Store {
         self.queue.capacity().unwrap_or(QUEUE)
     }
 
+    /// A read-only connection that knows what the writer remembers.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        let mut reader = Reader::open(&self.path)?;
+        reader.memory = Some(self.memory.clone());
+        Ok(reader)
+    }
+
     /// The writer's figures.
-    pub fn gauges(&self) -> &WriterGauges {
+    pub fn gauges(&self) -> &Arc<WriterGauges> {
         &self.gauges
     }
 
@@ -296,21 +320,33 @@ impl Writer {
         window: usize,
         committed: impl Committed + 'static,
     ) -> Result<Store, StoreError> {
-        Self::start_sized(db, linger, window, QUEUE, committed)
+        Self::go_on(db, linger, window, WriterGauges::default(), committed)
     }
 
-    /// [`Writer::start`] with room for `places` commands.
+    /// [`Writer::start`], counting on from `gauges`.
+    pub fn go_on(
+        db: &Path,
+        linger: Duration,
+        window: usize,
+        gauges: WriterGauges,
+        committed: impl Committed + 'static,
+    ) -> Result<Store, StoreError> {
+        Self::start_sized(db, linger, window, (QUEUE, gauges), committed)
+    }
+
+    /// [`Writer::go_on`] with room for `places` commands.
     pub(crate) fn start_sized(
         db: &Path,
         linger: Duration,
         window: usize,
-        places: usize,
+        (places, gauges): (usize, WriterGauges),
         committed: impl Committed + 'static,
     ) -> Result<Store, StoreError> {
         let conn = open::writing(db)?;
+        let memory = Arc::new(Memory::load(&Reader::open(db)?)?);
         let (chores, waiting_chores) = flume::bounded(1);
         let (queue, commands) = flume::bounded(places);
-        let gauges = Arc::new(WriterGauges::default());
+        let gauges = Arc::new(gauges);
         let thread = Thread {
             conn,
             commands,
@@ -319,6 +355,7 @@ impl Writer {
             window: window.clamp(1, BATCH),
             committed: Box::new(committed),
             gauges: gauges.clone(),
+            memory: memory.clone(),
             devices: Devices::default(),
             quarantine: Quarantine::default(),
             started: Instant::now(),
@@ -335,6 +372,7 @@ impl Writer {
             queue,
             chores,
             gauges,
+            memory,
             path: db.into(),
         })
     }

@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::store::memory::Memory;
 use crate::store::open;
 
 const MIN: i64 = 60_000;
@@ -165,4 +168,66 @@ fn forecasts_stand_beside_what_was_measured() {
     );
     let all = reader.forecast_series(None, None, range, MIN).unwrap();
     assert_eq!(all.len(), 6);
+}
+
+#[test]
+fn the_newest_readings_are_the_same_by_key_as_by_scan() {
+    let (_dir, mut reader) = two_days(0);
+    let scanned = (reader.latest().unwrap(), reader.latest_forecasts().unwrap());
+    let memory = Memory::load(&reader).unwrap();
+    // What the writer has just committed may not be seen yet: then it is the one before.
+    memory.stored([(1, i64::MAX), (3, 5)].into_iter());
+    reader.memory = Some(Arc::new(memory));
+    assert_eq!(
+        (reader.latest().unwrap(), reader.latest_forecasts().unwrap()),
+        scanned
+    );
+    assert_eq!(scanned.0.len(), 2);
+}
+
+#[test]
+fn the_newest_forecasts_are_the_same_by_key_as_by_scan() {
+    let (_dir, mut reader) = station(FORECASTS);
+    let seen = |reader: &Reader| -> Vec<_> {
+        let rows = reader.latest_forecasts().unwrap();
+        let rows = rows.into_iter();
+        rows.map(|f| (f.device.to_string(), f.horizon_min, f.issued.0, f.power_w))
+            .collect()
+    };
+    let wanted = [("a", 15, 0, 50.0), ("b", 15, 3, 40.0), ("b", 60, 0, 7.0)];
+    let wanted = wanted.map(|(d, h, i, w)| (d.to_owned(), h, i, w));
+    assert_eq!(seen(&reader), wanted);
+    reader.memory = Some(Arc::new(Memory::load(&reader).unwrap()));
+    assert_eq!(seen(&reader), wanted);
+}
+
+#[test]
+fn a_reading_a_second_is_looked_at_and_of_more_so_many() {
+    let every = |ms: i64| {
+        station(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i * {ms} < 599999)
+             INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted, power)
+             SELECT i * {ms}, d.device_no, 0, 0, 1, i * {ms} / 1000.0 FROM n, device d
+             WHERE i * {ms} < 600000;"
+        ))
+    };
+    let (_dir, reader) = every(1000);
+    let wanted = [(0, 300, 149.5), (5 * MIN, 300, 449.5)];
+    assert_eq!(power(&reader, (0, 10 * MIN), 5 * MIN), wanted);
+    // Twenty a second: the first five of each five seconds.
+    let (_dir, reader) = every(50);
+    let seen = power(&reader, (0, 10 * MIN), 5 * MIN);
+    assert_eq!((seen[0].1, seen[1].1), (300, 300));
+    assert!(
+        (seen[0].2 - 149.5).abs() < 3.0 && (seen[1].2 - 449.5).abs() < 3.0,
+        "{seen:?}"
+    );
+    // All devices together (a report, which takes its time) are counted.
+    let all = reader.series(
+        None,
+        &[Field::Power],
+        (TimestampMs(0), TimestampMs(10 * MIN)),
+        5 * MIN,
+    );
+    assert_eq!(all.unwrap()[0].readings, 6000);
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::reading::{DeviceId, Field, TimeSource, Values};
+use crate::store::ForecastRow;
 use std::sync::Mutex;
 
 #[derive(Clone, Default)]
@@ -328,4 +329,60 @@ fn a_failing_commit_acknowledges_nothing_until_it_succeeds() {
             packet_id: 7
         }]
     );
+}
+
+#[test]
+fn a_reader_with_the_writers_memory_sees_what_one_without_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = start(dir.path());
+    let put = |device: &str, ts: i64, power: f64, source: TimeSource| {
+        let mut r = reading(ts, &[(Field::Power, power)], source);
+        r.device = DeviceId::new(device);
+        store.try_append(append(vec![r], 1)).unwrap();
+    };
+    let forecast = |device: &str, issued: i64| ForecastRow {
+        device: DeviceId::new(device),
+        issued: TimestampMs(issued),
+        target: TimestampMs(issued + 900_000),
+        horizon_min: 15,
+        power_w: issued as f64,
+        p10_w: None,
+        p90_w: None,
+        smart_w: 0.0,
+        naive_w: 0.0,
+        model_version: None,
+        source: "smart".into(),
+        actual_w: None,
+        ramp_probability: None,
+    };
+    let same = || {
+        let (known, scanned) = (store.reader().unwrap(), Reader::open(&store.path).unwrap());
+        assert_eq!(known.latest().unwrap(), scanned.latest().unwrap());
+        let forecasts = known.latest_forecasts().unwrap();
+        assert_eq!(forecasts, scanned.latest_forecasts().unwrap());
+        (known.latest().unwrap().len(), forecasts.len())
+    };
+    assert_eq!(same(), (0, 0));
+    put("a", 1_000, 1.0, TimeSource::Device);
+    put("b", 5_000, 2.0, TimeSource::Device);
+    put("a", 9_000, 3.0, TimeSource::Device);
+    put("a", 4_000, 4.0, TimeSource::Device);
+    put("c", 9_000, 5.0, TimeSource::Implausible);
+    put("c", 9_000, 6.0, TimeSource::Implausible);
+    block_on(store.save_forecasts(vec![forecast("a", 60_000), forecast("b", 60_000)])).unwrap();
+    block_on(store.save_forecasts(vec![forecast("a", 120_000), forecast("nobody", 0)])).unwrap();
+    assert_eq!(same(), (3, 2));
+    // A day later only one of them is new.
+    put("b", 86_400_000 + 9_001, 7.0, TimeSource::Device);
+    block_on(store.settle_forecasts(vec![(
+        DeviceId::new("a"),
+        TimestampMs(1_020_000),
+        Some(5.0),
+    )]))
+    .unwrap();
+    assert_eq!(same(), (1, 2));
+    block_on(store.stop());
+    let (again, _) = start(dir.path());
+    assert_eq!(again.reader().unwrap().latest().unwrap().len(), 1);
+    block_on(again.stop());
 }

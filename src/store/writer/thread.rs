@@ -10,7 +10,8 @@ use super::{AckToken, Append, BATCH, Command, Committed, Job, WriterGauges};
 use crate::fault;
 use crate::rate;
 use crate::reading::Reading;
-use crate::store::append::{Counts, Devices, write_batch};
+use crate::store::append::{Counts, Devices, newest, write_batch};
+use crate::store::memory::Memory;
 use crate::store::open;
 use crate::store::quarantine::Quarantine;
 
@@ -29,6 +30,7 @@ pub(super) struct Thread {
     pub(super) window: usize,
     pub(super) committed: Box<dyn Committed>,
     pub(super) gauges: Arc<WriterGauges>,
+    pub(super) memory: Arc<Memory>,
     pub(super) devices: Devices,
     pub(super) quarantine: Quarantine,
     pub(super) started: Instant,
@@ -234,6 +236,7 @@ impl Thread {
             tracing::info!(messages = batch.len(), "commits succeed again");
         }
         self.quarantine.committed(self.started.elapsed());
+        self.memory.stored(newest(&self.devices));
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         Some(counts)
     }
