@@ -306,10 +306,21 @@ fn bad_input_is_answered_with_a_problem_and_the_intake_goes_on() {
         "GET\r\n\r\n",
         "GET /a b HTTP/1.1\r\n\r\n",
     ] {
-        assert_eq!(raw(port, text).status, 400, "{text:?}");
+        raw(port, text).problem(400);
     }
+    raw(port, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").problem(505);
     let long = request("GET", &format!("/{}", "a".repeat(70_000)), &host, &[]);
-    assert!([404, 414].contains(&raw(port, &long).status));
+    raw(port, &long).problem(414);
+    raw(port, &request("GET", "/api/status", &host, &["many: 1"; 150])).problem(431);
+    // Also behind a request that could be read.
+    let text = format!("GET /api/status HTTP/1.1\r\nhost: {host}\r\n\r\n\0\r\n\r\n");
+    let both = raw(port, &text);
+    assert_eq!(both.status, 200);
+    assert!(
+        both.body.contains("application/problem+json"),
+        "{}",
+        both.body
+    );
 
     publish(&broker, "solar/t/telemetry", false, &[&reading(0)]);
     wait_for("the row", 10, || (station.rows() == 1).then_some(()));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::routes::{App, blocking};
+use crate::clock::Standing;
 use crate::status::Status;
 use crate::store::RunOutcome;
 use crate::store::space::DiskLevel;
@@ -155,13 +156,12 @@ fn forecast_age(s: &Status) -> (Grade, String) {
 }
 
 fn clock(s: &Status) -> (Grade, String) {
-    if !s.clock_plausible {
-        return (Grade::Fail, format!("it says {}, which cannot be", s.now));
-    }
-    match &s.daemon {
-        Some(daemon) if daemon.clock_doubtful => (Grade::Warn, "nothing confirms it".into()),
-        _ => (Grade::Pass, "it is believed".into()),
-    }
+    let grade = match s.clock() {
+        Standing::Impossible => Grade::Fail,
+        Standing::Doubtful => Grade::Warn,
+        Standing::Believed => Grade::Pass,
+    };
+    (grade, format!("{}: {}", s.now, s.clock().words()))
 }
 
 #[cfg(test)]

@@ -16,5 +16,6 @@ mod problem;
 mod routes;
 pub mod serve;
 pub mod station;
+mod wire;
 
 pub use station::Station;

@@ -22,6 +22,7 @@ use tower_service::Service;
 pub use super::guard::TokenError;
 use super::guard::{Caller, Guard, Peer, groups_of};
 use super::problem::Problem;
+use super::wire::Wire;
 use super::{Station, routes};
 use crate::config::HttpConfig;
 use crate::rate;
@@ -221,7 +222,13 @@ async fn converse<Stream>(
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), answer);
+        .serve_connection(
+            TokioIo::new(Wire {
+                stream,
+                kept_back: None,
+            }),
+            answer,
+        );
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = closing.begun() => {
@@ -229,8 +236,17 @@ async fn converse<Stream>(
             (&mut connection).await
         }
     };
-    if ended.is_err_and(|error| error.is_timeout()) {
-        let parts = connection.into_parts();
+    let Err(error) = ended else { return };
+    let parts = connection.into_parts();
+    let wire = parts.io.into_inner();
+    if error.is_parse() {
+        // Where it has written nothing it was spoken to in HTTP/2.
+        let status = wire
+            .kept_back
+            .unwrap_or(StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+        let detail = format!("this is no request that can be read: {error}");
+        last_word(wire.stream, Problem::new(status, detail)).await;
+    } else if error.is_timeout() {
         // Who has not begun to ask has only kept the line open.
         if !parts.read_buf.is_empty() {
             let detail = format!(
@@ -238,7 +254,7 @@ async fn converse<Stream>(
                 HEAD_TIME.as_secs()
             );
             let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, detail);
-            last_word(parts.io.into_inner(), problem).await;
+            last_word(wire.stream, problem).await;
         }
     }
 }
