@@ -2,7 +2,7 @@
 
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
-use crate::status::{Level, Status, findings};
+use crate::status::{Level, Status, Verdict, findings};
 use crate::store::{AlertRow, EventRow, NewAlert};
 
 /// Findings that are no alerts: a first set-up, a single night, which another follows, and a warning
@@ -82,6 +82,7 @@ pub fn undecided(facts: &Facts<'_>, alert: &AlertRow) -> bool {
             let known = |name: &str| s.devices.iter().any(|(d, ..)| d.as_str() == name);
             nothing_arrives(s) || many_silent(s) || !known(&alert.subject)
         }
+        "not_connected" | "subscription_refused" => facts.status.is_starting(),
         _ => false,
     }
 }
@@ -117,9 +118,8 @@ fn refused(facts: &Facts<'_>) -> Option<NewAlert> {
 }
 
 fn nothing_arrives(s: &Status) -> bool {
-    findings(s)
-        .iter()
-        .any(|f| NOTHING_ARRIVES.contains(&f.kind.as_str()))
+    let explains = |f: &Verdict| NOTHING_ARRIVES.contains(&f.kind.as_str());
+    s.is_starting() || findings(s).iter().any(explains)
 }
 
 /// Devices of the last day that have not been heard of for too long.
@@ -263,7 +263,10 @@ mod tests {
         );
         assert_eq!(kinds(&healthy(6, 9), None, &[]), ["device_silent "]);
         let mut s = healthy(2, 9);
-        s.daemon.as_mut().unwrap().intake.connected = false;
+        let intake = &mut s.daemon.as_mut().unwrap().intake;
+        intake.connected = false;
+        assert_eq!(kinds(&s, None, &[]), Vec::<String>::new(), "just started");
+        s.daemon.as_mut().unwrap().intake.last_error = Some("refused".into());
         assert_eq!(kinds(&s, None, &[]), ["not_connected "]);
         let mut s = healthy(2, 9);
         s.daemon.as_mut().unwrap().intake.since = Some(NOW.plus_min(-10));
@@ -292,6 +295,17 @@ mod tests {
         };
         assert!(undecided(&facts, &alert("gone")));
         assert!(!undecided(&facts, &alert("t00")));
+        // During a start nothing is known of the connection, nor of who is silent.
+        let mut lost = alert("");
+        lost.kind = "not_connected".into();
+        assert!(!undecided(&facts, &lost));
+        let mut starting = healthy(0, 2);
+        starting.daemon.as_mut().unwrap().intake.connected = false;
+        let facts = Facts {
+            status: &starting,
+            ..facts
+        };
+        assert!(undecided(&facts, &lost) && undecided(&facts, &alert("t00")));
     }
 
     #[test]

@@ -202,6 +202,7 @@ pub fn page(view: &View) -> String {
         );
     }
     put!(out, "</div></section>");
+    now::alerts(out, view);
     now::tiles(out, view);
     now::devices(out, view);
     forecast::section(out, view);

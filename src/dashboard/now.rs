@@ -8,6 +8,8 @@ use crate::reading::TimestampMs;
 use crate::status::{ago, span};
 use crate::store::{ForecastRow, RunOutcome};
 
+/// Alerts shown.
+const ALERTS: usize = 10;
 /// A reading this old is no longer what there is now.
 const STALE_MS: i64 = 3_600_000;
 
@@ -126,10 +128,45 @@ pub(super) fn tiles(out: &mut String, view: &View) {
         }
         (false, None) => put!(
             out,
-            "<b class=none>none</b><small>not scheduled, or the clock is not trusted</small>"
+            "<b class=none>none</b><small>not scheduled, or nothing confirms the clock</small>"
         ),
     }
     put!(out, "</dd></div></dl></section>");
+}
+
+/// The alerts that stand; an empty place where there is none, which a refresh may fill.
+pub(super) fn alerts(out: &mut String, view: &View) {
+    let s = &view.status;
+    put!(out, "<section id=alerts data-live aria-label=Alerts");
+    if s.alerts.is_empty() {
+        put!(out, " hidden></section>");
+        return;
+    }
+    put!(out, " class=card><h2>Alerts</h2><ul class=events>");
+    for alert in s.alerts.iter().take(ALERTS) {
+        put!(out, "<li>");
+        moment(out, alert.raised, view.zone);
+        put!(
+            out,
+            " <span class=\"badge bad\">{}</span> {}",
+            alert.level,
+            alert.text
+        );
+        if alert.acknowledged.is_some() {
+            put!(out, " <small>acknowledged</small>");
+        }
+        put!(out, "</li>");
+    }
+    put!(out, "</ul>");
+    if s.alerts.len() > ALERTS {
+        let more = count(s.alerts.len() - ALERTS, "more alert");
+        put!(
+            out,
+            "<p class=note>and {}; <code>nightwatt alerts</code> lists all</p>",
+            more
+        );
+    }
+    put!(out, "</section>");
 }
 
 pub(super) fn devices(out: &mut String, view: &View) {

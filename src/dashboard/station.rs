@@ -3,6 +3,7 @@
 use super::View;
 use super::html::{bytes, moment, put};
 use super::now::{count, maybe_moment};
+use crate::clock::Standing;
 use crate::status::{ago, span};
 use crate::store::space::DiskLevel;
 
@@ -194,19 +195,19 @@ pub(super) fn station(out: &mut String, view: &View) {
         }
         None => put!(out, "<span class=none>none yet</span>"),
     }
-    let doubtful = s.daemon.as_ref().is_some_and(|d| d.clock_doubtful);
-    let (class, word) = match (s.clock_plausible, doubtful) {
-        (false, _) => ("bad", "\u{2715} cannot be right"),
-        (true, true) => ("bad", "! not trusted yet"),
-        (true, false) => ("good", "\u{25cf} trusted"),
+    let (class, sign) = match s.clock() {
+        Standing::Impossible => ("bad", "\u{2715}"),
+        Standing::Doubtful => ("bad", "!"),
+        Standing::Believed => ("good", "\u{25cf}"),
     };
     put!(out, "</dd></div><div><dt>Clock</dt><dd>");
     moment(out, s.now, view.zone);
     put!(
         out,
-        " <span class=\"badge {}\">{}</span></dd></div></dl>",
+        " <span class=\"badge {}\">{} {}</span></dd></div></dl>",
         class,
-        word
+        sign,
+        s.clock().words()
     );
     if !s.events.is_empty() {
         put!(out, "<h3>What happened last</h3><ul class=events>");

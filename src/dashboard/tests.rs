@@ -3,9 +3,25 @@
 mod stations;
 
 use super::*;
+use crate::reading::TimestampMs;
 use crate::status::judge;
-use crate::store::ForecastRow;
+use crate::store::{AlertRow, ForecastRow};
 use stations::{empty, full};
+
+fn alert(text: &str) -> AlertRow {
+    AlertRow {
+        id: 1,
+        kind: "device_silent".into(),
+        subject: text.into(),
+        level: "attention".into(),
+        text: text.into(),
+        next_step: Some(text.into()),
+        raised: TimestampMs(1_800_000_000_000),
+        cleared: None,
+        acknowledged: None,
+        waiting: Vec::new(),
+    }
+}
 
 /// Every sort of text that comes from outside.
 fn hostile(text: &str) -> View {
@@ -20,6 +36,7 @@ fn hostile(text: &str) -> View {
     s.store.reject_topics[0].reason = text.into();
     s.events[0].kind = text.into();
     s.events[0].detail = text.into();
+    s.alerts = vec![alert(text); 2];
     s.verdict.text = text.into();
     s.verdict.next_step = Some(text.into());
     let daemon = s.daemon.as_mut().unwrap();
@@ -33,6 +50,16 @@ fn hostile(text: &str) -> View {
     view.filters = vec![text.into()];
     view.choice.device = Some(device);
     view
+}
+
+#[test]
+fn alerts_that_stand_are_shown() {
+    let mut view = full();
+    assert!(page(&view).contains("aria-label=Alerts hidden></section>"));
+    view.status.alerts = vec![alert("t07 is silent"); 13];
+    let page = page(&view);
+    assert_eq!(page.matches("t07 is silent").count(), 10);
+    assert!(page.contains("and 3 more alerts"));
 }
 
 #[test]
@@ -191,7 +218,7 @@ fn a_station_whose_daemon_is_down_and_whose_disk_is_full_says_so_in_words() {
     daemon.disk = crate::store::space::DiskLevel::Full;
     daemon.clock_doubtful = true;
     let page = page(&view);
-    assert!(page.contains("full</span>") && page.contains("not trusted yet"));
+    assert!(page.contains("full</span>") && page.contains("nothing confirms it"));
 }
 
 /// The variables of one scheme.

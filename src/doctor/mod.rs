@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::clock;
+use crate::clock::{self, Standing};
 use crate::config::{Config, Protocol};
 use crate::reading::TimestampMs;
 use crate::status::wrap;
@@ -458,23 +458,25 @@ fn file_system(env: &Env) -> Finding {
 
 fn clock_set(env: &Env) -> Finding {
     let check = "clock";
-    if !clock::plausible(env.now) {
+    let plausible = clock::plausible(env.now);
+    let words = Standing::of(plausible, env.synchronised != Some(true)).words();
+    if !plausible {
         return problem(
             check,
-            format!("the clock says {}, which cannot be", env.now),
+            format!("the clock says {}: {words}", env.now),
             "set it (timedatectl set-time), or connect a time server",
         );
     }
     match env.synchronised {
-        Some(true) => ok(check, "set by a time service"),
+        Some(true) => ok(check, format!("{words}: a time service has set it")),
         Some(false) => warning(
             check,
-            "plausible, but no time service has set it",
+            format!("{words}: no time service has set it"),
             "timedatectl set-ntp true, and allow NTP (UDP 123) out",
         ),
         None => warning(
             check,
-            "plausible; nobody here can say whether a time service has set it",
+            format!("{words}: nobody here can say whether a time service has set it"),
             "install systemd-timesyncd or chrony",
         ),
     }

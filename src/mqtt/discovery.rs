@@ -140,7 +140,10 @@ impl Names {
         let id = self.station();
         let about = json!({
             "identifiers": [id],
-            "name": format!("{ORIGIN} {}", self.topic_prefix),
+            "name": match self.topic_prefix.as_str() {
+                ORIGIN => ORIGIN.to_owned(),
+                prefix => format!("{ORIGIN} {prefix}"),
+            },
             "manufacturer": ORIGIN,
             "model": "station",
             "sw_version": env!("CARGO_PKG_VERSION"),

@@ -69,11 +69,42 @@ const CHECKS: &[(&str, Check)] = &[
     ("updates_frozen", updates_frozen),
 ];
 
-/// The most serious thing that is wrong, or that nothing is.
+/// The most serious thing that is wrong, or that nothing is: a finding, else an alert that stands and
+/// that nobody has acknowledged.
 pub fn judge(s: &Status) -> Verdict {
-    findings(s).into_iter().next().unwrap_or_else(|| Verdict {
+    let found = findings(s).into_iter().chain(unacknowledged(s));
+    // Of equals the first: the findings come in their order.
+    let worst = found.reduce(|worst, next| {
+        let down = |v: &Verdict| v.level == Level::Down;
+        if down(&next) && !down(&worst) {
+            next
+        } else {
+            worst
+        }
+    });
+    worst.unwrap_or_else(|| Verdict {
         text: fine(s),
         ..Verdict::default()
+    })
+}
+
+/// Alerts of what no finding tells: one of those that is about to be over would say what is no longer so.
+fn unacknowledged(s: &Status) -> impl Iterator<Item = Verdict> {
+    let of_finding = |kind: &str| kind == "not_running" || CHECKS.iter().any(|(k, _)| *k == kind);
+    let open = s.alerts.iter().filter(|a| a.acknowledged.is_none());
+    open.filter(move |a| !of_finding(&a.kind)).map(|a| Verdict {
+        kind: a.kind.clone(),
+        level: match a.level.as_str() {
+            "down" => Level::Down,
+            _ => Level::Attention,
+        },
+        text: a.text.clone(),
+        next_step: a.next_step.clone().or_else(|| {
+            Some(format!(
+                "nightwatt alerts; nightwatt alerts acknowledge {} once you know",
+                a.id
+            ))
+        }),
     })
 }
 
@@ -135,7 +166,8 @@ fn store_failing(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
 }
 
 fn not_connected(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
-    let why = (daemon.intake.last_error.as_deref()).unwrap_or("not connected yet");
+    // Before the first attempt has come to anything the station is starting.
+    let why = daemon.intake.last_error.as_deref()?;
     let advice = if why.starts_with(REFUSED_BY_BROKER) {
         "check [mqtt] username and password_file; nightwatt tries again in minutes"
     } else {
@@ -164,7 +196,7 @@ fn clock_impossible(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
     (!s.clock_plausible).then(|| {
         finding(
             Level::Attention,
-            format!("the clock says {}, which cannot be", s.now),
+            format!("the clock says {}: {}", s.now, s.clock().words()),
             "set the time or connect a time server",
         )
     })
@@ -184,8 +216,9 @@ fn clock_doubtful(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
         finding(
             Level::Attention,
             format!(
-                "the clock says {} and nothing confirms it; nights follow running time",
-                s.now
+                "the clock says {}: {}; nights follow running time",
+                s.now,
+                s.clock().words()
             ),
             "connect a time server (timedatectl), or a clock chip",
         )
@@ -193,7 +226,7 @@ fn clock_doubtful(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
 }
 
 fn nothing_stored_yet(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
-    s.store.newest.is_none().then(|| {
+    (s.store.newest.is_none() && !s.is_starting()).then(|| {
         finding(
             Level::Attention,
             "connected, and waiting for the first reading",
@@ -386,6 +419,9 @@ fn known_skill(s: &Status) -> Option<f64> {
 }
 
 fn fine(s: &Status) -> String {
+    if let Some(daemon) = s.daemon.as_ref().filter(|_| s.is_starting()) {
+        return format!("starting: connecting to the broker at {}", daemon.broker);
+    }
     match (&s.model, known_skill(s)) {
         (None, _) => "collecting; no model yet, forecasting by persistence".to_owned(),
         (Some(_), Some(skill)) => {

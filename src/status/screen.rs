@@ -11,6 +11,8 @@ use crate::words::{count, local};
 
 /// Columns beside the label.
 const COLUMNS: usize = 69;
+/// Lines for alerts.
+const ALERTS: usize = 3;
 /// Labels of lines that are sentences: those may take three lines.
 const SENTENCES: [&str; 5] = ["OK", "ATTENTION", "DOWN", "", "night"];
 
@@ -35,6 +37,22 @@ pub fn render(s: &Status, zone: Tz) -> String {
     line(mark, s.verdict.text.clone());
     if let Some(step) = &s.verdict.next_step {
         line("", format!("-> {step}"));
+    }
+    let shown = match s.alerts.len() {
+        0..=ALERTS => ALERTS,
+        _ => ALERTS - 1,
+    };
+    for alert in s.alerts.iter().take(shown) {
+        let known = alert.acknowledged.map_or("", |_| " (known)");
+        let text = printable(&alert.text);
+        line(
+            "alert",
+            format!("{}{known}: {text}", ago(s.now, alert.raised)),
+        );
+    }
+    if s.alerts.len() > ALERTS {
+        let more = s.alerts.len() - shown;
+        line("", format!("and {more} more; nightwatt alerts lists them"));
     }
     match &s.daemon {
         Some(d) => {

@@ -133,7 +133,11 @@ fn the_verdict_names_the_most_serious_trouble() {
             "cannot be stored",
         ),
         (
-            |s| s.daemon.as_mut().unwrap().intake.connected = false,
+            |s| {
+                let intake = &mut s.daemon.as_mut().unwrap().intake;
+                intake.connected = false;
+                intake.last_error = Some("connection refused".into());
+            },
             Level::Down,
             "mqtt://b",
         ),
@@ -328,4 +332,96 @@ fn a_night_is_told_in_full_and_a_forecast_with_its_time() {
         text.contains("; 09:06 7.0 W smart, Sat 09:00 7.0 W smart"),
         "{text}"
     );
+}
+
+fn alert(kind: &str, level: &str) -> AlertRow {
+    AlertRow {
+        id: 7,
+        kind: kind.into(),
+        subject: String::new(),
+        level: level.into(),
+        text: format!("{kind} {level}"),
+        next_step: None,
+        raised: TimestampMs(1_800_000_000_000 - 2 * HOUR_MS),
+        cleared: None,
+        acknowledged: None,
+        waiting: Vec::new(),
+    }
+}
+
+#[test]
+fn an_alert_that_nobody_knows_of_makes_the_verdict_where_no_finding_does() {
+    let mut s = healthy();
+    s.alerts = vec![
+        alert("not_connected", "down"),
+        alert("device_silent", "attention"),
+    ];
+    let verdict = judge(&s);
+    assert_eq!(
+        (verdict.level, verdict.text.as_str()),
+        (Level::Attention, "device_silent attention")
+    );
+    assert!(verdict.next_step.unwrap().contains("acknowledge 7"));
+    s.alerts[1].acknowledged = Some(s.now);
+    assert_eq!(
+        judge(&s).level,
+        Level::Ok,
+        "one is known, one is about to be over"
+    );
+    s.alerts[1] = alert("session_lost", "attention");
+    s.daemon.as_mut().unwrap().disk = DiskLevel::Low;
+    assert_eq!(judge(&s).kind, "disk_low", "a finding comes first");
+    s.alerts[1].level = "down".into();
+    assert_eq!(judge(&s).kind, "session_lost", "but for one that is worse");
+}
+
+#[test]
+fn the_screen_has_a_line_for_each_alert_and_three_at_most() {
+    let mut s = healthy();
+    let lines = |s: &Status| -> Vec<String> {
+        let text = render(s, chrono_tz::Tz::UTC);
+        let from = text.lines().skip_while(|l| !l.starts_with("alert"));
+        from.take_while(|l| !l.starts_with("broker"))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert!(lines(&s).is_empty());
+    s.alerts = vec![alert("a", "down"); 3];
+    s.alerts[0].acknowledged = Some(s.now);
+    s.alerts[2].text = "long ".repeat(40);
+    let seen = lines(&s);
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert_eq!(seen[0], "alert      2 h ago (known): a down");
+    assert!(seen[2].chars().count() <= 80, "{seen:?}");
+    s.alerts = vec![alert("a", "down"); 9];
+    assert_eq!(
+        lines(&s).last().unwrap().trim(),
+        "and 7 more; nightwatt alerts lists them"
+    );
+    assert_eq!(lines(&s).len(), 3);
+}
+
+#[test]
+fn before_the_first_attempt_has_ended_nothing_is_not_connected() {
+    let mut s = healthy();
+    s.store.newest = None;
+    s.daemon.as_mut().unwrap().intake = IntakeStatus::default();
+    let verdict = judge(&s);
+    assert_eq!((verdict.level, findings(&s).len()), (Level::Ok, 0));
+    assert_eq!(
+        verdict.text,
+        "starting: connecting to the broker at mqtt://b"
+    );
+    s.daemon.as_mut().unwrap().intake.last_error = Some("refused".into());
+    assert_eq!(judge(&s).kind, "not_connected");
+}
+
+#[test]
+fn the_clock_has_the_same_words_everywhere() {
+    let mut s = healthy();
+    assert_eq!(s.clock().words(), "believed");
+    s.daemon.as_mut().unwrap().clock_doubtful = true;
+    assert!(judge(&s).text.contains(s.clock().words()));
+    s.clock_plausible = false;
+    assert!(judge(&s).text.contains(s.clock().words()));
 }

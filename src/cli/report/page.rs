@@ -75,7 +75,7 @@ pub(super) fn render(r: &Report) -> String {
         Escaped(r.version)
     );
     chart(&mut out, r);
-    let rows: Vec<_> = (r.devices.iter())
+    let mut rows: Vec<_> = (r.devices.iter())
         .map(|d| {
             vec![
                 d.device.clone(),
@@ -88,6 +88,15 @@ pub(super) fn render(r: &Report) -> String {
             ]
         })
         .collect();
+    if !rows.is_empty() {
+        let energy_wh: f64 = r.devices.iter().map(|d| d.energy_wh).sum();
+        let readings: i64 = r.devices.iter().map(|d| d.readings).sum();
+        let mut all = vec![String::new(); 7];
+        all[0] = "all".into();
+        all[1] = format!("{:.2}", energy_wh / 1000.0);
+        all[3] = readings.to_string();
+        rows.push(all);
+    }
     let heads = [
         "device",
         "#kWh",

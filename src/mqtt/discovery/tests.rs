@@ -157,6 +157,20 @@ fn every_message_is_one_that_home_assistant_takes() {
 }
 
 #[test]
+fn a_station_is_called_nightwatt_once_and_by_its_prefix_where_that_is_another() {
+    let called = |prefix: &str| {
+        let names = Names {
+            topic_prefix: prefix.into(),
+            ..names()
+        };
+        let config: Value = serde_json::from_str(&names.configs(&[])[0].1).unwrap();
+        config["device"]["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(called("nightwatt"), "nightwatt");
+    assert_eq!(called("garden"), "nightwatt garden");
+}
+
+#[test]
 fn names_that_differ_give_identifiers_that_differ() {
     assert_eq!(identifier("t07"), "t07");
     let all = ["a/b", "a b", "a_b", "a.b"].map(identifier);
