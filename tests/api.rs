@@ -311,7 +311,11 @@ fn bad_input_is_answered_with_a_problem_and_the_intake_goes_on() {
     raw(port, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").problem(505);
     let long = request("GET", &format!("/{}", "a".repeat(70_000)), &host, &[]);
     raw(port, &long).problem(414);
-    raw(port, &request("GET", "/api/status", &host, &["many: 1"; 150])).problem(431);
+    raw(
+        port,
+        &request("GET", "/api/status", &host, &["many: 1"; 150]),
+    )
+    .problem(431);
     // Also behind a request that could be read.
     let text = format!("GET /api/status HTTP/1.1\r\nhost: {host}\r\n\r\n\0\r\n\r\n");
     let both = raw(port, &text);

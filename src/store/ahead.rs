@@ -1,9 +1,8 @@
 //! Forecasts whose time is still to come, as the slots of a curve: only what belongs together.
 
-use rusqlite::params;
-
+use super::samples::only;
 use super::{ForecastPoint, Reader, Store, StoreError};
-use crate::reading::{DeviceId, TimestampMs};
+use crate::reading::TimestampMs;
 
 /// Under which key the length of the slots is kept that forecasts start from.
 const GRID_MIN: &str = "forecast_grid_min";
@@ -36,35 +35,22 @@ impl Reader {
     ) -> Result<Vec<ForecastPoint>, StoreError> {
         let step_ms = step_ms.max(1000);
         let grid_ms = i64::from(self.forecast_grid_min()?.unwrap_or(1).max(1)) * 60_000;
-        self.rows(
+        let query = format!(
+            "SELECT target_ms, device_no, horizon_min, issued_ms,
+                    power_w, p10_w, p90_w, smart_w, naive_w, NULL
+             FROM forecast
+             WHERE target_ms >= ?1 AND target_ms < ?2 AND issued_ms <= ?3
+               AND (target_ms - horizon_min * 60000) % {grid_ms} = 0{}{}",
+            only("device_no", device_no),
+            only("horizon_min", horizon_min.map(i64::from))
+        );
+        let parameters = [from.0, to.0, now.0];
+        self.forecast_means(
             "read the forecasts ahead",
-            &format!(
-                "SELECT device_id, horizon_min, target_ms - (target_ms % {step_ms}) AS at,
-                        max(issued_ms), avg(power_w),
-                        iif(count(p10_w) = count(*), avg(p10_w), NULL),
-                        iif(count(p90_w) = count(*), avg(p90_w), NULL),
-                        avg(smart_w), avg(naive_w)
-                 FROM forecast JOIN device USING (device_no)
-                 WHERE target_ms >= ?1 AND target_ms < ?2 AND issued_ms <= ?3
-                   AND (target_ms - horizon_min * 60000) % {grid_ms} = 0
-                   AND (?4 IS NULL OR device_no = ?4) AND (?5 IS NULL OR horizon_min = ?5)
-                 GROUP BY at, device_no, horizon_min ORDER BY at, device_id, horizon_min"
-            ),
-            params![from.0, to.0, now.0, device_no, horizon_min],
-            |r| {
-                Ok(ForecastPoint {
-                    device: DeviceId::new(&r.get::<_, String>(0)?),
-                    horizon_min: r.get(1)?,
-                    at: TimestampMs(r.get(2)?),
-                    issued: TimestampMs(r.get(3)?),
-                    power_w: r.get(4)?,
-                    p10_w: r.get(5)?,
-                    p90_w: r.get(6)?,
-                    smart_w: r.get(7)?,
-                    naive_w: r.get(8)?,
-                    actual_w: None,
-                })
-            },
+            &query,
+            &parameters,
+            step_ms,
+            true,
         )
     }
 }

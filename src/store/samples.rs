@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Row, params};
+use rusqlite::{Row, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 
 use super::{Reader, StoreError};
@@ -31,6 +31,11 @@ pub struct ForecastPoint {
     pub naive_w: f64,
     /// What was measured, where it is known.
     pub actual_w: Option<f64>,
+}
+
+/// SQL for "and this column has this number", where there is one.
+pub(super) fn only(column: &str, number: Option<i64>) -> String {
+    number.map_or_else(String::new, |n| format!(" AND {column} = {n}"))
 }
 
 /// A mean under way.
@@ -82,9 +87,6 @@ impl Reader {
         step_ms: i64,
     ) -> Result<Vec<ForecastPoint>, StoreError> {
         let step_ms = step_ms.max(1000);
-        let only = |column: &str, number: Option<i64>| {
-            number.map_or_else(String::new, |n| format!(" AND {column} = {n}"))
-        };
         let query = format!(
             "SELECT target_ms, device_no, horizon_min, issued_ms,
                     power_w, p10_w, p90_w, smart_w, naive_w, actual_w
@@ -92,9 +94,22 @@ impl Reader {
             only("device_no", device_no),
             only("horizon_min", horizon_min.map(i64::from))
         );
+        self.forecast_means("chart forecasts", &query, &[from.0, to.0], step_ms, false)
+    }
+
+    /// Means over steps of the rows of `query`: target, number of the device, minutes ahead, time of issue
+    /// and six values, in the order of the key. `whole`: bounds only where every forecast of a step has them.
+    pub(super) fn forecast_means(
+        &self,
+        action: &'static str,
+        query: &str,
+        parameters: &[i64],
+        step_ms: i64,
+        whole: bool,
+    ) -> Result<Vec<ForecastPoint>, StoreError> {
         let names: BTreeMap<i64, DeviceId> = self.devices()?.into_iter().collect();
         let mut steps: BTreeMap<(i64, &DeviceId, u32), Step> = BTreeMap::new();
-        self.rows("chart forecasts", &query, [from.0, to.0], |r| {
+        self.rows(action, query, params_from_iter(parameters), |r| {
             let target: i64 = r.get(0)?;
             if let Some(device) = names.get(&r.get(1)?) {
                 let key = (target - target.rem_euclid(step_ms), device, r.get(2)?);
@@ -103,18 +118,19 @@ impl Reader {
             Ok(())
         })?;
         let points = steps.into_iter().map(|((at, device, horizon_min), step)| {
-            let [power, p10, p90, smart, naive, actual] = step.means.map(Mean::value);
+            let [power, p10, p90, smart, naive, actual] = step.means;
+            let bound = |mean: Mean| mean.value().filter(|_| !whole || mean.of == power.of);
             ForecastPoint {
                 device: device.clone(),
                 horizon_min,
                 at: TimestampMs(at),
                 issued: TimestampMs(step.issued),
-                power_w: power.unwrap_or_default(),
-                p10_w: p10,
-                p90_w: p90,
-                smart_w: smart.unwrap_or_default(),
-                naive_w: naive.unwrap_or_default(),
-                actual_w: actual,
+                power_w: power.value().unwrap_or_default(),
+                p10_w: bound(p10),
+                p90_w: bound(p90),
+                smart_w: smart.value().unwrap_or_default(),
+                naive_w: naive.value().unwrap_or_default(),
+                actual_w: actual.value(),
             }
         });
         Ok(points.collect())

@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::read::{sound, values};
+use super::samples::only;
 use super::{EventRow, Reader, StoreError, sql};
 use crate::reading::{DeviceId, Field, TimestampMs, Values};
 
@@ -207,7 +208,7 @@ impl Reader {
                 "SELECT hour_ms, device_no, n, power_min, power_max, {} FROM reading_hour
                  WHERE hour_ms >= ?1 AND hour_ms < ?2{}",
                 names_of(fields),
-                only(device_no)
+                only("device_no", device_no)
             ))
             .map_err(sql(act))?;
         let mut rows = query.query([from, to]).map_err(sql(act))?;
@@ -239,7 +240,7 @@ impl Reader {
                 "SELECT ts_ms, device_no, 1, power, power, {} FROM reading
                  WHERE ts_ms >= ?1 AND ts_ms < ?2{} AND {} ORDER BY ts_ms, device_no",
                 names_of(fields),
-                only(device_no),
+                only("device_no", device_no),
                 sound()
             ))
             .map_err(sql(act))?;
@@ -300,11 +301,6 @@ fn names_of(fields: &[Field]) -> String {
         .map(|f| f.name())
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// SQL for "of this device".
-fn only(device_no: Option<i64>) -> String {
-    device_no.map_or_else(String::new, |no| format!(" AND device_no = {no}"))
 }
 
 fn numbered(row: &Row<'_>) -> rusqlite::Result<Numbered> {
