@@ -15,6 +15,7 @@ use crate::errors::chain;
 
 /// The variable that tells a version how it came to run.
 const LAUNCHED: &str = "NIGHTWATT_LAUNCHED";
+const BOOT: &str = "NIGHTWATT_BOOT";
 
 /// What the launcher tells the version it becomes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,9 +95,18 @@ pub fn launch(layout: &Layout, keys: &Keys, arguments: &[String]) -> std::io::Er
     become_it(&factory, &launched, arguments)
 }
 
+/// The kernel's name of this boot; empty where nothing tells it.
+fn boot_id() -> String {
+    // The unit hides the kernel's file and hands the name in, without dashes.
+    std::env::var(BOOT)
+        .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/random/boot_id"))
+        .unwrap_or_default()
+        .replace('-', "")
+}
+
 /// The candidate to become, its try already taken off.
 fn candidate(layout: &Layout, keys: &Keys) -> Option<u64> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = boot_id();
     let trial = layout.trial()?;
     let sequence = trial.sequence;
     let give_up = |why: String| -> Result<Option<u64>, UpdateError> {
