@@ -13,7 +13,7 @@ fn kill_9_in_mid_stream_with_5_percent_sent_twice() {
         stream,
     );
     check(
-        "the same, against acknowledging before the commit",
+        "kill -9 in mid-stream, against acknowledging too soon",
         count(1, 5),
         "commit_before_ack",
         stream,
