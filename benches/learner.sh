@@ -13,8 +13,12 @@ if [ -z "${PYTHON:-}" ]; then
     [ -x "$PYTHON" ] || python3 -m venv "$target/bench-venv"
     "$PYTHON" -m pip install --quiet numpy pandas scikit-learn lightgbm
 fi
-cargo build --release
+# NIGHTWATT=… measures a program that is there, such as the shipped one.
+if [ -z "${NIGHTWATT:-}" ]; then
+    cargo build --release
+    NIGHTWATT=$target/release/nightwatt
+fi
 bench=$(cargo bench --no-run -p nightwatt-learner --bench learner --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*learner-[^"]*\)".*/\1/p' | tail -n 1)
-exec "$PYTHON" -W ignore "$here/learner.py" "$target/release/nightwatt" "$bench" \
+exec "$PYTHON" -W ignore "$here/learner.py" "$NIGHTWATT" "$bench" \
     "${NIGHTWATT_DATA:-$shared/data}" "$shared/bench/ml" "$@"

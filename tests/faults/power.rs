@@ -126,6 +126,9 @@ fn cut_in_mid_stream(without: &'static str, seed: u32) -> Harm {
         wait_for("progress before the cut", 60, || {
             (station.rows() > at || published.load(Ordering::SeqCst)).then_some(())
         });
+        // Without current nothing runs. A daemon left running for that moment may be told by an fsync that was under way
+        // that it succeeded (the aborted journal counts its transaction as over), and acknowledge what is gone.
+        station.signal("-STOP");
         disk.cut();
         station.kill_9();
         disk.remount();
