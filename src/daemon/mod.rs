@@ -6,6 +6,7 @@ mod home_assistant;
 mod housekeeping;
 mod nights;
 pub mod reload;
+mod station;
 pub mod updates;
 
 use std::path::PathBuf;
@@ -17,33 +18,27 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::alerts::deliver::{Channel, DeliverError};
-use crate::clock::{self, Clock, WatchedClock};
+use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::http::Station;
 use crate::http::serve::{ServeError, Server};
-use crate::http::station::{Promoting, Training, Updating};
 use crate::mqtt::admission::Admission;
 use crate::mqtt::intake::{Acknowledger, Announced, Intake, IntakeShared, kept_subscriptions};
 use crate::mqtt::link::{LinkError, LinkOptions, LinkSender, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
 use crate::reading::TimestampMs;
-use crate::schedule;
-use crate::serving::Service;
 use crate::shutdown::Shutdown;
-use crate::status::{self, DaemonStatus, Status};
 use crate::store::recover::{self, Found};
-use crate::store::snapshot::Snapshot;
 use crate::store::space::{self, Reserve};
-use crate::store::{Deletion, Reader, Store, StoreError, StoreLock, Writer, WriterGauges};
-use crate::trainer::{Asked, Request, Ticket};
-use crate::update::Ask;
+use crate::store::{Reader, Store, StoreError, StoreLock, Writer, WriterGauges};
 use alerts::Alerts;
 use forecasts::Forecasts;
 use home_assistant::HomeAssistant;
 use housekeeping::{Disk, Housekeeping};
 use nights::{Kept, Nights, Wiring};
 use reload::Refusal;
+use station::RunningStation;
 use updates::{Launch, Updates};
 
 /// Readings that may wait for the forecaster.
@@ -509,136 +504,5 @@ fn announce(found: &Found) {
             tracing::info!(ms, "not stopped in order last time; the database is sound")
         }
         Found::Replaced(said) => tracing::error!("{said}"),
-    }
-}
-
-/// Bytes this process has caused to be written to disks.
-fn written_bytes() -> Option<u64> {
-    let io = std::fs::read_to_string("/proc/self/io").ok()?;
-    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "))?;
-    line.parse().ok()
-}
-
-struct RunningStation {
-    updates: Updates,
-    disk: Arc<Disk>,
-    config: Arc<Config>,
-    clock: Arc<WatchedClock>,
-    started: Instant,
-    doubtful_before: u64,
-    store: Store,
-    shared: Arc<IntakeShared>,
-    requests: flume::Sender<Request>,
-    training: Arc<AtomicBool>,
-    refusal: Refusal,
-    swaps: flume::Sender<i64>,
-}
-
-impl RunningStation {
-    /// When the schedule trains next.
-    fn next_night(&self) -> Option<TimestampMs> {
-        let (training, now) = (&self.config.training, self.clock.now());
-        if !training.enabled || !self.clock.trusted() {
-            return None;
-        }
-        let reader = Reader::open(&self.config.store.path).ok()?;
-        let since = nights::since(&reader, "training", now).ok()?;
-        schedule::next(&training.schedule, self.config.site.zone(), since, now)
-    }
-}
-
-impl Station for RunningStation {
-    fn status(&self) -> Result<Status, String> {
-        let now = self.clock.now();
-        let gauges = self.store.gauges();
-        let daemon = DaemonStatus {
-            started: now.plus_ms(-(self.started.elapsed().as_millis() as i64)),
-            intake: self.shared.status(),
-            broker: self.config.mqtt.url.clone(),
-            received: self.shared.received.load(Ordering::Relaxed),
-            committed: gauges.messages.load(Ordering::Relaxed),
-            rows: gauges.rows.load(Ordering::Relaxed),
-            duplicates: gauges.duplicates.load(Ordering::Relaxed),
-            rejects: gauges.rejects.load(Ordering::Relaxed),
-            // Of this configuration: what was too old for the last one may not be any more.
-            doubtful_times: gauges.doubtful.load(Ordering::Relaxed) - self.doubtful_before,
-            store_failing: gauges.failing.load(Ordering::Relaxed),
-            disk: self.disk.level(),
-            written_bytes: written_bytes(),
-            training: self.training.load(Ordering::Relaxed),
-            clock_doubtful: !self.clock.trusted(),
-            next_night: self.next_night(),
-            reload_refused: self.refusal.reason(),
-            limits: self.config.alerts.limits,
-            update: self.updates.here(),
-        };
-        let path = &self.config.store.path;
-        let gathered = self.store.reader().and_then(|reader| {
-            status::gather_with(&reader, path, Some(daemon), (now, clock::plausible(now)))
-        });
-        gathered.map_err(|e| crate::errors::chain(&e))
-    }
-
-    fn snapshot(&self) -> Result<Snapshot, String> {
-        self.disk
-            .snapshot(&self.store, &self.config, self.clock.now())
-            .map_err(|e| crate::errors::chain(&e))
-    }
-
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn now(&self) -> TimestampMs {
-        self.clock.now()
-    }
-
-    fn store(&self) -> &Store {
-        &self.store
-    }
-
-    fn training(&self) -> Training {
-        Training {
-            running: self.training.load(Ordering::Relaxed),
-            queued: !self.requests.is_empty(),
-            next_night: self.next_night(),
-        }
-    }
-
-    fn retrain(&self, asked: Asked) -> Option<Ticket> {
-        let (request, ticket) = Request::manual(asked);
-        self.requests.try_send(request).ok().map(|()| ticket)
-    }
-
-    fn delete_run(&self, run_id: i64) -> Result<Deletion, String> {
-        tokio::runtime::Handle::current()
-            .block_on(self.store.delete_run(run_id))
-            .map_err(|e| crate::errors::chain(&e))
-    }
-
-    fn clear_quarantine(&self) -> Result<usize, String> {
-        // Called on a thread for work that waits; the writer answers from its own.
-        tokio::runtime::Handle::current()
-            .block_on(self.store.clear_quarantine())
-            .map_err(|e| crate::errors::chain(&e))
-    }
-
-    fn update(&self, ask: Ask) -> Updating<'_> {
-        Box::pin(async move { self.updates.perform(ask, updates::MANUAL, None).await })
-    }
-
-    fn promote(&self, version: Option<i64>) -> Promoting<'_> {
-        Box::pin(async move {
-            let service = Service {
-                config: &self.config,
-                store: &self.store,
-                clock: self.clock.as_ref(),
-            };
-            let outcome = service.bring(version).await;
-            let version = outcome.map_err(|e| crate::errors::chain(&e))?;
-            // The forecaster fetches it; a full queue means it is about to fetch anyway.
-            let _ = self.swaps.try_send(version);
-            Ok(version)
-        })
     }
 }
