@@ -5,6 +5,7 @@
 //! It lowers its own priority and dies with its parent.
 
 mod cache;
+mod news;
 mod register;
 mod run;
 
@@ -27,10 +28,8 @@ use crate::quality::{Check, Quality};
 use crate::reading::{DeviceId, TimestampMs};
 use crate::store::{FailureKind, NamedSample, Reader, StoreError};
 
-pub use run::{
-    Asked, FirstNight, NewData, Preview, Request, RunEnd, Station, Ticket, Trigger, first_night,
-    narrow_days, preview, train,
-};
+pub use news::{FirstNight, NewData, Preview, first_night, preview};
+pub use run::{Asked, Request, RunEnd, Station, Ticket, Trigger, narrow_days, train};
 
 const DAY_MS: i64 = 86_400_000;
 /// A child that answers more than this is not ours.
