@@ -234,12 +234,12 @@ impl Housekeeping {
         loop {
             minute.tick().await;
             let done = match self.due() {
-                Ok(None) => continue,
+                Ok(None) => self.sum_up_late().await,
                 Ok(Some(due)) => self.night(due).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = done {
-                tracing::error!("housekeeping could not be logged: {}", chain(&error));
+                tracing::error!("housekeeping broke off: {}", chain(&error));
             }
         }
     }
@@ -263,6 +263,21 @@ impl Housekeeping {
             && now.0 - due.nominal.0 < TRAINING_GRACE_MS
             && reader.last_nominal("training")? < Some(due.nominal);
         Ok((!soon_after && !untrained).then_some(due))
+    }
+
+    /// Hours that readings have come in for since they were summed up are summed up again.
+    async fn sum_up_late(&self) -> Result<(), StoreError> {
+        let late = &self.store.gauges().late;
+        if let Some((mut from, until)) = late.take() {
+            while let Some(end) = self.store.roll_up_hour(from, until).await? {
+                from = end;
+            }
+        }
+        let newest = Reader::open(&self.config.store.path)?.newest_hour()?;
+        if let Some(hour) = newest {
+            late.summed_up_until(hour.plus_ms(HOUR_MS));
+        }
+        Ok(())
     }
 
     /// One night in the run log; the error is that of the log itself.

@@ -18,6 +18,7 @@ mod ahead;
 mod alerts;
 mod append;
 mod forecasts;
+mod late;
 mod memory;
 mod meta;
 mod migrations;

@@ -8,7 +8,7 @@ use super::read::{each, sound};
 use super::{Reader, Store, StoreError};
 use crate::reading::TimestampMs;
 
-const HOUR_MS: i64 = 3_600_000;
+pub(super) const HOUR_MS: i64 = 3_600_000;
 /// Pages given back in one transaction; each may mean moving another page.
 const PAGES_A_SLICE: i64 = 200;
 

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::append::{Devices, trim};
+use super::late::Late;
 use super::memory::Memory;
 use super::quarantine::Quarantine;
 use super::{Reader, StoreError, open, sql};
@@ -118,6 +119,8 @@ pub struct WriterGauges {
     pub last_commit_ms: AtomicI64,
     /// How long commits took.
     pub commit_seconds: CommitSeconds,
+    /// Readings whose hour had been summed up before they came.
+    pub late: Late,
 }
 
 /// How long commits took, from the first row to the disk's word, in seconds.

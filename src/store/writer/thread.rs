@@ -174,11 +174,9 @@ impl Thread {
         g.duplicates.fetch_add(counts.duplicates, Ordering::Relaxed);
         g.rejects.fetch_add(rejects, Ordering::Relaxed);
         g.doubtful.fetch_add(counts.doubtful, Ordering::Relaxed);
-        let last = batch
-            .iter()
-            .flat_map(|a| &a.readings)
-            .map(|r| r.received.0)
-            .max();
+        let readings = || batch.iter().flat_map(|a| &a.readings);
+        g.late.stored(readings().map(|r| r.ts));
+        let last = readings().map(|r| r.received.0).max();
         if let Some(last) = last {
             g.last_commit_ms.store(last, Ordering::Relaxed);
         }
