@@ -140,6 +140,28 @@ pub struct Config {
     pub update: UpdateConfig,
 }
 
+/// What a text says without the lines that are no TOML; nothing where there are many of them.
+fn understood(mut text: String) -> Table {
+    for _ in 0..20 {
+        let at = match text.parse() {
+            Ok(table) => return table,
+            Err(error) => toml::de::Error::span(&error).map_or(0, |span| span.start),
+        };
+        let (before, after) = text.as_bytes().split_at(at.min(text.len()));
+        let start = before
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |n| n + 1);
+        let rest = after
+            .iter()
+            .position(|b| *b == b'\n')
+            .unwrap_or(after.len());
+        let end = before.len() + rest;
+        text.replace_range(start..end, "");
+    }
+    Table::new()
+}
+
 impl Config {
     /// Reads `path` (else [`DEFAULT_PATH`] where it exists, else nothing but defaults), applies the
     /// overrides in `env`, and checks everything.
@@ -182,7 +204,7 @@ impl Config {
     pub fn places(path: Option<&Path>) -> Self {
         let path = path.unwrap_or(Path::new(DEFAULT_PATH));
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let table: Table = text.parse().unwrap_or_default();
+        let table = understood(text);
         let place = |section: &str, key| {
             let value = table.get(section)?.get(key)?;
             value.as_str().map(PathBuf::from)

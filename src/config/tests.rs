@@ -275,3 +275,14 @@ fn what_only_looks_finds_its_way_in_a_file_that_is_not_valid() {
     assert_eq!(places.site.timezone, Some(chrono_tz::Europe::Madrid));
     assert_eq!(places.http.socket, HttpConfig::default().socket);
 }
+
+#[test]
+fn a_line_that_is_no_toml_does_not_hide_where_the_daemon_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("n.toml");
+    let text = "[mqtt\nurl = \"\u{e4}\n[store]\npath = \"n.db\"\nkeep = = 3\n[http]\nsocket = \"n.sock\"\n";
+    std::fs::write(&file, text).unwrap();
+    let places = Config::places(Some(&file));
+    assert_eq!(places.store.path, dir.path().join("n.db"));
+    assert_eq!(places.http.socket, dir.path().join("n.sock"));
+}
