@@ -52,7 +52,7 @@ pub enum TokenError {
     },
     /// It is too easily guessed.
     #[error(
-        "the first line of {} is no token: it takes at least {TOKEN_CHARACTERS} characters", path.display()
+        "[http] token_file: the first line of {} is no token: it takes at least {TOKEN_CHARACTERS} characters", path.display()
     )]
     Short {
         /// Which file.

@@ -168,7 +168,7 @@ fn without_model(s: &Status) -> String {
 fn store_line(s: &Status) -> String {
     let size = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     let mut text = format!(
-        "{}, {} database, {} log",
+        "{}, {} database, {} WAL",
         count(s.store.devices, "device"),
         size(s.store.database_bytes),
         size(s.store.wal_bytes)

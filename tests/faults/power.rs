@@ -126,8 +126,8 @@ fn cut_in_mid_stream(without: &'static str, seed: u32) -> Harm {
         wait_for("progress before the cut", 60, || {
             (station.rows() > at || published.load(Ordering::SeqCst)).then_some(())
         });
-        // Without current nothing runs. A daemon left running for that moment may be told by an fsync that was under way
-        // that it succeeded (the aborted journal counts its transaction as over), and acknowledge what is gone.
+        // Without current nothing runs: left running, it may hear from an fsync that was under way that it succeeded, and
+        // acknowledge what is gone (shutdown.py shows that).
         station.signal("-STOP");
         disk.cut();
         station.kill_9();

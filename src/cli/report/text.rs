@@ -58,7 +58,7 @@ pub(super) fn render(r: &Report) -> String {
     let d = &r.disk;
     let _ = write!(
         out,
-        "\nDISK\n{} database, {} log",
+        "\nDISK\n{} database, {} WAL",
         mb(d.database_bytes as f64),
         mb(d.wal_bytes as f64)
     );
