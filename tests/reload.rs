@@ -236,11 +236,14 @@ pub fn held_trainer(broker: &Broker, station: &Station) -> u32 {
     assert!(station.run(&["train", "--background"]).status.success());
     let children = format!("/proc/{0}/task/{0}/children", station.pid());
     let pid = wait_for("the trainer", 30, || {
-        std::fs::read_to_string(&children)
+        let pid: u32 = std::fs::read_to_string(&children)
             .unwrap()
             .trim()
             .parse()
-            .ok()
+            .ok()?;
+        // Until it has become the trainer the daemon waits for it: holding it would hold both.
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        line.contains("trainer").then_some(pid)
     });
     send("-STOP", pid);
     pid
