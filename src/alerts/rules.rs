@@ -1,6 +1,5 @@
 //! What is wrong now, from facts: the findings of `status`, silent devices, refused messages, events of the last day.
 
-use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, TimestampMs};
 use crate::status::{Level, Status, Verdict, findings};
 use crate::store::{AlertRow, EventRow, NewAlert};
@@ -78,11 +77,24 @@ pub fn undecided(facts: &Facts<'_>, alert: &AlertRow) -> bool {
     match alert.kind.as_str() {
         REFUSED => facts.refused_percent.is_none(),
         SILENT => {
-            let s = facts.status;
-            let known = |name: &str| s.devices.iter().any(|(d, ..)| d.as_str() == name);
-            nothing_arrives(s) || many_silent(s) || !known(&alert.subject)
+            // Whoever has not been heard of yet since a start or reload may be silent still.
+            let (s, quiet) = (facts.status, quiet_devices(facts.status));
+            let gone = (s.store.devices.max(0) as usize).saturating_sub(s.devices.len());
+            let unheard = |name: &str| {
+                let known = s.devices.iter().any(|(d, ..)| d.as_str() == name);
+                !known || quiet.iter().any(|(d, _)| d.as_str() == name)
+            };
+            nothing_arrives(s)
+                || match alert.subject.as_str() {
+                    "" => quiet.len() + gone > SILENT_ALONE,
+                    name => quiet.len() > SILENT_ALONE || unheard(name),
+                }
         }
-        "not_connected" | "subscription_refused" => facts.status.is_starting(),
+        "not_connected" => facts.status.is_starting(),
+        "subscription_refused" => {
+            let daemon = facts.status.daemon.as_ref();
+            daemon.is_some_and(|d| !d.intake.connected)
+        }
         _ => false,
     }
 }
@@ -122,22 +134,28 @@ fn nothing_arrives(s: &Status) -> bool {
     s.is_starting() || findings(s).iter().any(explains)
 }
 
-/// Devices of the last day that have not been heard of for too long.
-fn silent_devices(s: &Status) -> Vec<(&DeviceId, TimestampMs)> {
-    let Some(daemon) = &s.daemon else {
-        return Vec::new();
-    };
-    // What the broker kept for us is still coming in.
-    let IntakeStatus { since, .. } = &daemon.intake;
-    let limit_ms = i64::from(daemon.limits.silent_min) * 60_000;
-    let heard_for_ms = since.map_or(0, |since| s.now.0 - since.0);
-    let silent = |at: &TimestampMs| s.now.0 - at.0 > limit_ms && heard_for_ms > limit_ms;
+/// Devices of the last day that have not been heard of for too long, whether or not anybody listened.
+fn quiet_devices(s: &Status) -> Vec<(&DeviceId, TimestampMs)> {
+    let limit_ms = silent_ms(s);
     let devices = s.devices.iter().map(|(d, at, _)| (d, *at));
-    devices.filter(|(_, at)| silent(at)).collect()
+    let quiet = |at: &TimestampMs| limit_ms.is_some_and(|limit| s.now.0 - at.0 > limit);
+    devices.filter(|(_, at)| quiet(at)).collect()
 }
 
-fn many_silent(s: &Status) -> bool {
-    silent_devices(s).len() > SILENT_ALONE
+/// Those of them that would have been heard of.
+fn silent_devices(s: &Status) -> Vec<(&DeviceId, TimestampMs)> {
+    // What the broker kept for us is still coming in.
+    let since = s.daemon.as_ref().and_then(|d| d.intake.since);
+    let listens = silent_ms(s).zip(since);
+    match listens.is_some_and(|(limit, since)| s.now.0 - since.0 > limit) {
+        true => quiet_devices(s),
+        false => Vec::new(),
+    }
+}
+
+fn silent_ms(s: &Status) -> Option<i64> {
+    let daemon = s.daemon.as_ref()?;
+    Some(i64::from(daemon.limits.silent_min) * 60_000)
 }
 
 fn silent(facts: &Facts<'_>) -> Vec<NewAlert> {
@@ -190,6 +208,7 @@ impl RefusedShare {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mqtt::intake::IntakeStatus;
     use crate::status::DaemonStatus;
     use crate::store::StoreTotals;
 
@@ -219,6 +238,21 @@ mod tests {
             },
             devices: (0..of).map(device).collect(),
             ..Status::default()
+        }
+    }
+
+    fn alert() -> AlertRow {
+        AlertRow {
+            id: 1,
+            kind: SILENT.into(),
+            subject: String::new(),
+            level: "attention".into(),
+            text: String::new(),
+            next_step: None,
+            raised: NOW,
+            cleared: None,
+            acknowledged: None,
+            waiting: Vec::new(),
         }
     }
 
@@ -276,16 +310,8 @@ mod tests {
     #[test]
     fn a_device_that_left_the_list_keeps_its_alert() {
         let alert = |subject: &str| AlertRow {
-            id: 1,
-            kind: SILENT.into(),
             subject: subject.into(),
-            level: "attention".into(),
-            text: String::new(),
-            next_step: None,
-            raised: NOW,
-            cleared: None,
-            acknowledged: None,
-            waiting: Vec::new(),
+            ..alert()
         };
         let status = healthy(0, 2);
         let facts = Facts {
@@ -306,6 +332,38 @@ mod tests {
             ..facts
         };
         assert!(undecided(&facts, &lost) && undecided(&facts, &alert("t00")));
+        lost.kind = "subscription_refused".into();
+        assert!(undecided(&facts, &lost));
+    }
+
+    #[test]
+    fn after_a_reload_one_that_is_silent_still_is_neither_over_nor_raised() {
+        let open = |status: &Status, subject: &str| {
+            let facts = Facts {
+                status,
+                refused_percent: None,
+                events: &[],
+            };
+            let alert = AlertRow {
+                subject: subject.into(),
+                ..alert()
+            };
+            (standing(&facts).is_empty(), undecided(&facts, &alert))
+        };
+        let reloaded = |silent| {
+            let mut s = healthy(silent, 9);
+            s.daemon.as_mut().unwrap().intake.since = Some(NOW.plus_min(-2));
+            s
+        };
+        let s = reloaded(2);
+        assert_eq!(open(&s, "t00"), (true, true));
+        assert_eq!(open(&s, "t02"), (true, false), "it has been heard of");
+        assert_eq!(open(&reloaded(6), ""), (true, true));
+        // The one of many ends as well, unless it is that they have left the list.
+        let mut s = reloaded(0);
+        assert_eq!(open(&s, ""), (true, false));
+        s.store.devices = 9 + 6;
+        assert_eq!(open(&s, ""), (true, true));
     }
 
     #[test]
