@@ -4,9 +4,14 @@ use crate::reading::{DeviceId, TimestampMs};
 use crate::status::{Level, Status, Verdict, findings};
 use crate::store::{AlertRow, EventRow, NewAlert};
 
-/// Findings that are no alerts: a first set-up, a single night, which another follows, and a warning
+/// Findings that are no alerts: those of a set-up, a single night, which another follows, and a warning
 /// that only a restart takes back.
-const NO_ALERTS: &[&str] = &["nothing_stored", "night_failed", "doubtful_times"];
+const NO_ALERTS: &[&str] = &[
+    "nothing_stored",
+    "night_failed",
+    "device_times",
+    "doubtful_times",
+];
 /// Findings that explain why devices are silent.
 const NOTHING_ARRIVES: &[&str] = &[
     "disk_full",
@@ -137,7 +142,9 @@ fn nothing_arrives(s: &Status) -> bool {
 /// Devices of the last day that have not been heard of for too long, whether or not anybody listened.
 fn quiet_devices(s: &Status) -> Vec<(&DeviceId, TimestampMs)> {
     let limit_ms = silent_ms(s);
-    let devices = s.devices.iter().map(|(d, at, _)| (d, *at));
+    // By the receipt: a device whose own times are off does send.
+    let heard = |d: &DeviceId| s.heard.get(d).map(|heard| heard.received);
+    let devices = (s.devices.iter()).map(|(d, at, _)| (d, heard(d).unwrap_or(*at)));
     let quiet = |at: &TimestampMs| limit_ms.is_some_and(|limit| s.now.0 - at.0 > limit);
     devices.filter(|(_, at)| quiet(at)).collect()
 }
@@ -210,7 +217,7 @@ mod tests {
     use super::*;
     use crate::mqtt::intake::IntakeStatus;
     use crate::status::DaemonStatus;
-    use crate::store::StoreTotals;
+    use crate::store::{Heard, StoreTotals};
 
     const NOW: TimestampMs = TimestampMs(1_800_000_000_000);
 
@@ -305,6 +312,18 @@ mod tests {
         let mut s = healthy(2, 9);
         s.daemon.as_mut().unwrap().intake.since = Some(NOW.plus_min(-10));
         assert_eq!(kinds(&s, None, &[]), Vec::<String>::new(), "just connected");
+    }
+
+    #[test]
+    fn silence_goes_by_the_receipt_and_not_by_the_devices_own_time() {
+        let mut s = healthy(1, 2);
+        let heard = |minutes| Heard {
+            received: NOW.plus_min(minutes),
+            at: NOW,
+        };
+        s.heard.insert(DeviceId::new("t00"), heard(0));
+        s.heard.insert(DeviceId::new("t01"), heard(-61));
+        assert_eq!(kinds(&s, None, &[]), ["device_silent t01"]);
     }
 
     #[test]

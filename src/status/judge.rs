@@ -4,14 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use super::screen::{ago, span};
 use super::{DAY_MS, DaemonStatus, Level, Status, Verdict};
+use crate::clock::Standing;
 use crate::mqtt::link::REFUSED_BY_BROKER;
 use crate::mqtt::payload::RejectReason;
+use crate::reading::{DeviceId, TimestampMs};
 use crate::store::space::DiskLevel;
 use crate::store::{RejectCount, RunOutcome};
 use crate::words::count;
 
 /// Too few settled forecasts say nothing about skill.
 const SKILL_NEEDS: i64 = 100;
+/// A device's own times are that far from their receipt only where its zone or its clock is wrong.
+const TIMES_APART_MS: i64 = 30 * 60_000;
+/// What was sent while nobody listened has arrived by so long after the connection.
+const DRAINED_MS: i64 = 10 * 60_000;
 /// The first nights wait for enough days.
 const SKIPPED_FIRST_NIGHTS: u32 = 30;
 
@@ -59,6 +65,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("nights_failed", nights_fail),
     ("silent", silence),
     ("devices_refused", devices_refused),
+    ("device_times", device_times),
     ("doubtful_times", doubtful_times),
     ("model_damaged", model_damaged),
     ("night_failed", last_night_failed),
@@ -294,6 +301,41 @@ fn devices_refused(s: &Status, _: &DaemonStatus) -> Option<Verdict> {
             count(n, "reading")
         ),
         "if they are yours, raise store.new_devices_per_min; see nightwatt quarantine",
+    ))
+}
+
+/// Readings that are believed although their times are hours off, as those of a wrong zone are.
+fn device_times(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
+    if s.clock() != Standing::Believed {
+        return None;
+    }
+    let since = daemon.intake.since.filter(|_| daemon.intake.connected);
+    let apart_ms = |device: &DeviceId, newest: TimestampMs| {
+        let heard = s.heard.get(device)?;
+        let ahead = heard.at.0 - heard.received.0;
+        // Old ones between new ones are a recording; those of the first minutes have waited.
+        let behind = heard.received.0 - heard.at.0.max(newest.0);
+        let drained = since.is_some_and(|since| heard.received.0 - since.0 >= DRAINED_MS);
+        if ahead >= TIMES_APART_MS {
+            Some((ahead, "ahead of"))
+        } else {
+            (drained && behind >= TIMES_APART_MS).then_some((behind, "behind"))
+        }
+    };
+    let mut apart = (s.devices.iter())
+        .filter_map(|(device, newest, _)| Some((device, apart_ms(device, *newest)?)));
+    let (device, (ms, side)) = apart.next()?;
+    let more = match apart.count() {
+        0 => String::new(),
+        n => format!(" and of {}", count(n, "more device")),
+    };
+    Some(finding(
+        Level::Attention,
+        format!(
+            "times of {device}{more} lie {} min {side} this station's clock",
+            ms / 60_000
+        ),
+        "check timezone of its rule (docs/payloads.md) and the device's clock",
     ))
 }
 

@@ -3,6 +3,7 @@
 mod judge;
 mod screen;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +20,8 @@ use crate::store::recover::kept_damaged;
 use crate::store::snapshot;
 use crate::store::space::{DiskLevel, free_bytes};
 use crate::store::{
-    AccuracyRow, AlertRow, EventRow, ForecastRow, LiveAccuracy, ModelRow, NightRecord, Reader,
-    RunRow, StoreError, StoreTotals,
+    AccuracyRow, AlertRow, EventRow, ForecastRow, Heard, LiveAccuracy, ModelRow, NightRecord,
+    Reader, RunRow, StoreError, StoreTotals,
 };
 use crate::trainer::{Contents, PartNote};
 use crate::update::Here;
@@ -115,6 +116,8 @@ pub struct Status {
     pub housekeeping: Option<RunRow>,
     /// Each device's newest reading: name, time, power in W.
     pub devices: Vec<(DeviceId, TimestampMs, Option<f64>)>,
+    /// Each device's last reading to arrive, where a daemon answered.
+    pub heard: BTreeMap<DeviceId, Heard>,
     /// Each device's newest forecast for every horizon.
     pub forecasts: Vec<ForecastRow>,
     /// The live model.
@@ -212,6 +215,7 @@ pub fn gather_with(
         devices: (reader.latest()?.into_iter())
             .map(|(device, ts, values)| (device, ts, values.get(Field::Power)))
             .collect(),
+        heard: reader.heard()?,
         forecasts: reader.latest_forecasts()?,
         parts: contents.map(|c| c.parts).unwrap_or_default(),
         damaged_model: reader.damaged_model_row()?,

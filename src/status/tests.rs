@@ -112,6 +112,38 @@ fn refused_devices_are_an_alarm_for_a_day_and_other_refusals_are_none() {
 }
 
 #[test]
+fn times_of_a_wrong_zone_are_told_and_those_of_a_backlog_or_a_recording_are_not() {
+    let said = |newest_min: i64, (at_min, received_min): (i64, i64), connected_min: i64| {
+        let mut s = healthy();
+        let device = DeviceId::new("t");
+        let at = |minutes: i64| s.now.plus_min(minutes);
+        let (newest, since) = (at(newest_min), at(connected_min));
+        let heard = Heard {
+            received: at(received_min),
+            at: at(at_min),
+        };
+        s.devices = vec![(device.clone(), newest, None)];
+        s.heard.insert(device, heard);
+        s.daemon.as_mut().unwrap().intake.since = Some(since);
+        let verdict = judge(&s);
+        s.daemon.as_mut().unwrap().clock_doubtful = true;
+        assert_ne!(judge(&s).kind, "device_times");
+        (verdict.kind == "device_times").then_some(verdict.text)
+    };
+    let wanted = |min| Some(format!("times of t lie {min} this station's clock"));
+    assert_eq!(said(120, (120, 0), -600), wanted("120 min ahead of"));
+    assert_eq!(said(-120, (-120, 0), -600), wanted("120 min behind"));
+    assert_eq!(said(-29, (-29, 0), -600), None);
+    assert_eq!(
+        said(-120, (-120, 0), -2),
+        None,
+        "it has waited at the broker"
+    );
+    assert_eq!(said(0, (-120, 0), -600), None, "a recording");
+    assert_eq!(said(120, (0, 0), -600), None, "it has been mended");
+}
+
+#[test]
 fn a_refused_password_is_told_from_an_absent_broker() {
     let mut s = healthy();
     let intake = &mut s.daemon.as_mut().unwrap().intake;

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::Heard;
 use super::quarantine::{self, Quarantine};
 use super::read::each;
 use super::writer::Append;
@@ -19,6 +20,8 @@ pub(super) struct Device {
     last_doubtful_ms: i64,
     /// The newest time that a reading of it was written under.
     newest_ms: i64,
+    /// The last reading of it to arrive that was no repeat: the broker keeps one for a device that is gone.
+    heard: Option<Heard>,
 }
 
 /// Every device the writer has met; forgotten when a transaction is rolled back.
@@ -27,6 +30,11 @@ pub(super) type Devices = HashMap<DeviceId, Device>;
 /// Of each of them, by number, the newest time that was written.
 pub(super) fn newest(devices: &Devices) -> impl Iterator<Item = (i64, i64)> {
     devices.values().map(|d| (d.number, d.newest_ms))
+}
+
+/// Of each of them, by number, the last reading to arrive.
+pub(super) fn heard(devices: &Devices) -> impl Iterator<Item = (i64, Heard)> {
+    devices.values().filter_map(|d| Some((d.number, d.heard?)))
 }
 
 /// What a batch came to.
@@ -51,7 +59,14 @@ pub(super) fn write_batch(
         for reading in &append.readings {
             counts.doubtful += u64::from(reading.time_source == TimeSource::Implausible);
             let device = device(&tx, devices, reading)?;
-            if write_reading(&tx, device, reading)? {
+            let new = write_reading(&tx, device, reading)?;
+            if new || reading.time_source != TimeSource::Device {
+                device.heard = Some(Heard {
+                    received: reading.received,
+                    at: reading.ts,
+                });
+            }
+            if new {
                 counts.rows += 1;
             } else {
                 counts.duplicates += 1;
@@ -84,6 +99,7 @@ fn device<'a>(
                 number,
                 last_doubtful_ms: i64::MIN,
                 newest_ms: i64::MIN,
+                heard: None,
             },
         );
     }

@@ -1,11 +1,11 @@
-//! What a running store remembers so that nobody has to scan for it: of each device its newest reading, of each horizon its newest forecast, and the errors of hours that are over.
+//! What a running store remembers so that nobody has to scan for it: of each device its newest reading and the last to arrive, of each horizon its newest forecast, and the errors of hours that are over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::accuracy::Sums;
-use super::{Reader, StoreError};
+use super::{Heard, Reader, StoreError};
 use crate::reading::{DeviceId, TimestampMs};
 
 /// Hours of errors that are remembered: what `status` looks back on, and a day.
@@ -21,6 +21,8 @@ pub(super) type Newest = BTreeMap<(DeviceId, u32), (TimestampMs, TimestampMs)>;
 pub(super) struct Memory {
     /// Of each device, by number, the newest reading's own time.
     readings: Mutex<HashMap<i64, i64>>,
+    /// By number of the device; before it has sent anything its newest reading.
+    heard: Mutex<HashMap<i64, Heard>>,
     forecasts: Mutex<Newest>,
     /// By hours since the epoch.
     errors: Mutex<BTreeMap<i64, Sums>>,
@@ -34,8 +36,10 @@ impl Memory {
     /// Looks for what there is already.
     pub(super) fn load(reader: &Reader) -> Result<Self, StoreError> {
         let readings = reader.scan_latest()?.into_iter();
+        let readings: HashMap<i64, i64> = readings.map(|(no, ts, _)| (no, ts.0)).collect();
         Ok(Self {
-            readings: Mutex::new(readings.map(|(no, ts, _)| (no, ts.0)).collect()),
+            heard: Mutex::new(reader.received(&readings)?),
+            readings: Mutex::new(readings),
             forecasts: Mutex::new(reader.scan_forecasts()?),
             errors: Mutex::default(),
         })
@@ -48,6 +52,16 @@ impl Memory {
             let at = known.entry(device_no).or_insert(ts);
             *at = ts.max(*at);
         }
+    }
+
+    /// Readings of these devices have arrived.
+    pub(super) fn heard_of(&self, devices: impl Iterator<Item = (i64, Heard)>) {
+        lock(&self.heard).extend(devices);
+    }
+
+    /// Of each device, by number, the last reading to arrive.
+    pub(super) fn heard(&self) -> HashMap<i64, Heard> {
+        lock(&self.heard).clone()
     }
 
     /// Forecasts were kept.

@@ -47,7 +47,7 @@ pub use quarantine::{OTHER_TOPICS, QuarantineRow, SAMPLE_BYTES, TOPIC_BYTES, Top
 pub use read::{NamedSample, Reader, Samples};
 pub use retention::Removed;
 pub use rows::{
-    Deletion, EventRow, FailureKind, ForecastRow, LifeRow, LiveAccuracy, ModelRow, NewModel,
+    Deletion, EventRow, FailureKind, ForecastRow, Heard, LifeRow, LiveAccuracy, ModelRow, NewModel,
     NewRun, NightRecord, RejectCount, RunOutcome, RunRow, RunSummary, Sample, StoreTotals, Tries,
 };
 pub use runs::RunFilter;

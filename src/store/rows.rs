@@ -17,6 +17,15 @@ pub struct Sample {
     pub values: Values,
 }
 
+/// The last reading of a device to arrive, whatever time it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// When it arrived.
+    pub received: TimestampMs,
+    /// Its own time.
+    pub at: TimestampMs,
+}
+
 /// A forecast to keep, so that it can be compared with what really happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ForecastRow {

@@ -1,13 +1,13 @@
 //! Questions of charts and tables: the newest readings, readings in equal steps, events.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::read::{sound, values};
 use super::samples::only;
-use super::{EventRow, Reader, StoreError, sql};
+use super::{EventRow, Heard, Reader, StoreError, sql};
 use crate::reading::{DeviceId, Field, TimestampMs, Values};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -91,6 +91,35 @@ impl Reader {
             .filter_map(|(no, ts, values)| Some((names.get(&no)?.clone(), (ts, values))));
         let by_name: BTreeMap<DeviceId, _> = named.collect();
         Ok(by_name.into_iter().map(|(d, (ts, v))| (d, ts, v)).collect())
+    }
+
+    /// Of each device the last reading to arrive; of those that a running store remembers.
+    pub fn heard(&self) -> Result<BTreeMap<DeviceId, Heard>, StoreError> {
+        let Some(memory) = &self.memory else {
+            return Ok(BTreeMap::new());
+        };
+        let (heard, devices) = (memory.heard(), self.devices()?.into_iter());
+        Ok(devices
+            .filter_map(|(no, device)| Some((device, *heard.get(&no)?)))
+            .collect())
+    }
+
+    /// When these readings (numbers of devices and own times) arrived.
+    pub(super) fn received(
+        &self,
+        readings: &HashMap<i64, i64>,
+    ) -> Result<HashMap<i64, Heard>, StoreError> {
+        let query = "SELECT received_ms FROM reading WHERE device_no = ?1 AND ts_ms = ?2";
+        let mut heard = HashMap::new();
+        for (&device_no, &ts) in readings {
+            let at = TimestampMs(ts);
+            let act = "find when a reading arrived";
+            for received in self.rows(act, query, [device_no, ts], |r| r.get(0))? {
+                let received = TimestampMs(received);
+                heard.insert(device_no, Heard { received, at });
+            }
+        }
+        Ok(heard)
     }
 
     /// [`Reader::latest`] by number, where the times are known: one look into the key for each. From

@@ -372,6 +372,11 @@ fn a_reader_with_the_writers_memory_sees_what_one_without_does() {
     block_on(store.save_forecasts(vec![forecast("a", 60_000), forecast("b", 60_000)])).unwrap();
     block_on(store.save_forecasts(vec![forecast("a", 120_000), forecast("nobody", 0)])).unwrap();
     assert_eq!(same(), (3, 2));
+    // The last to arrive, which is not the newest; a repeat is none.
+    put("a", 9_000, 3.0, TimeSource::Device);
+    assert_eq!(same(), (3, 2));
+    let heard = |store: &Store| store.reader().unwrap().heard().unwrap();
+    assert_eq!(heard(&store)[&DeviceId::new("a")].at, TimestampMs(4_000));
     // A day later only one of them is new.
     put("b", 86_400_000 + 9_001, 7.0, TimeSource::Device);
     block_on(store.settle_forecasts(vec![(
@@ -384,5 +389,7 @@ fn a_reader_with_the_writers_memory_sees_what_one_without_does() {
     block_on(store.stop());
     let (again, _) = start(dir.path());
     assert_eq!(again.reader().unwrap().latest().unwrap().len(), 1);
+    let newest = heard(&again)[&DeviceId::new("b")].at;
+    assert_eq!(newest, TimestampMs(86_400_000 + 9_001));
     block_on(again.stop());
 }

@@ -10,7 +10,7 @@ use super::{AckToken, Append, BATCH, Command, Committed, Job, WriterGauges};
 use crate::fault;
 use crate::rate;
 use crate::reading::Reading;
-use crate::store::append::{Counts, Devices, newest, write_batch};
+use crate::store::append::{Counts, Devices, heard, newest, write_batch};
 use crate::store::memory::Memory;
 use crate::store::open;
 use crate::store::quarantine::Quarantine;
@@ -235,6 +235,7 @@ impl Thread {
         }
         self.quarantine.committed(self.started.elapsed());
         self.memory.stored(newest(&self.devices));
+        self.memory.heard_of(heard(&self.devices));
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         Some(counts)
     }
