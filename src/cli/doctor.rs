@@ -50,11 +50,7 @@ pub(super) fn doctor(path: Option<&Path>, json: bool) -> Outcome {
 fn gather(config: Config, ask: bool) -> Result<Env, Failure> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let db = config.store.path.clone();
-    let folder = match db.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => Path::new("/"),
-    };
+    let folder = folder_of(&db);
     let (broker, daemon_answers) = block_on(async {
         let socket = &config.http.socket;
         let request = client::request(socket, Method::GET, "/api/status", String::new());
@@ -73,7 +69,7 @@ fn gather(config: Config, ask: bool) -> Result<Env, Failure> {
         broker,
         folder: access(folder),
         file: access(&db),
-        socket_folder: access(config.http.socket.parent().unwrap_or(Path::new("/"))),
+        socket_folder: access(folder_of(&config.http.socket)),
         secrets: secrets.map(|path| (path.clone(), mode(path))).collect(),
         disk: disk(folder),
         now: SystemClock.now(),
@@ -83,6 +79,15 @@ fn gather(config: Config, ask: bool) -> Result<Env, Failure> {
         daemon_answers,
         config,
     })
+}
+
+/// Of a bare name it is the current folder.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    }
 }
 
 fn access(path: &Path) -> Access {
@@ -257,5 +262,18 @@ async fn answer(link: &mut LinkLoop, limit: Duration) -> Result<LinkEvent, LinkE
             "no answer for {} s",
             limit.as_secs()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_bare_name_is_the_current_one() {
+        let folder = |path: &'static str| folder_of(Path::new(path)).to_str();
+        assert_eq!(folder("st3.sock"), Some("."));
+        assert_eq!(folder("run/st3.sock"), Some("run"));
+        assert_eq!(folder("/st3.sock"), Some("/"));
     }
 }
