@@ -200,7 +200,7 @@ impl Updates {
         let (outcome, text) = match &done {
             Ok(report) => (run_outcome(report.outcome), report.text.clone()),
             // No stick, or an end that is nobody's failure: the next look is as good.
-            Err(error) if error.is_misuse() || matches!(**error, UpdateError::Stopped) => {
+            Err(error) if matches!(**error, UpdateError::NoSource(_) | UpdateError::Stopped) => {
                 (RunOutcome::Skipped, chain(error))
             }
             Err(error) => (RunOutcome::Failed, chain(error)),
@@ -218,9 +218,12 @@ impl Updates {
         if let Err(error) = closed {
             tracing::warn!("the update's run was not closed: {}", chain(&error));
         }
-        if let Ok(report) = &done
-            && report.outcome == Outcome::Refused
-        {
+        let refused = match &done {
+            Ok(report) => report.outcome == Outcome::Refused,
+            // A station that is to update itself never would.
+            Err(error) => error.is_misuse() && !matches!(**error, UpdateError::NoSource(_)),
+        };
+        if refused {
             self.note_once("update_refused", text).await;
         }
         done

@@ -103,6 +103,12 @@ pub enum UpdateError {
     /// There is nothing to commit.
     #[error("nothing is on trial")]
     NoTrial,
+    /// A trial needs a launcher, and this daemon's start had none.
+    #[error(
+        "the station was not started by `nightwatt launch`, which a trial needs: start it with `nightwatt launch` \
+         instead of `nightwatt run`, as the unit does"
+    )]
+    NotLaunched,
     /// There is nothing to go back to.
     #[error("the factory binary runs: there is nothing before it")]
     NothingBefore,
@@ -114,7 +120,8 @@ pub enum UpdateError {
 impl UpdateError {
     /// Whether nothing could have come of it from the start: whoever asked has asked for the wrong thing.
     pub fn is_misuse(&self) -> bool {
-        matches!(self, UpdateError::NoSource(_) | UpdateError::NothingBefore)
+        use UpdateError::{NoSource, NotLaunched, NothingBefore};
+        matches!(self, NoSource(_) | NotLaunched | NothingBefore)
     }
 
     fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
@@ -160,17 +167,24 @@ impl<'a> Updater<'a> {
         })
     }
 
-    /// Whether there is anything to begin with: somewhere to look, or something to go back to.
+    /// Whether there is anything to begin with, asked by a daemon: somewhere to look, a launcher for a trial, or
+    /// something to go back to.
     pub fn admit(&self, ask: &Ask) -> Result<(), UpdateError> {
         match ask.verb {
             Verb::Rollback if self.tried().is_none() && self.in_force().0.is_none() => {
                 Err(UpdateError::NothingBefore)
             }
             Verb::Rollback => Ok(()),
-            _ => match self.source(ask) {
-                Err(_) if self.waiting(ask).is_some() => Ok(()),
-                other => other.map(drop),
-            },
+            verb => {
+                match self.source(ask) {
+                    Err(_) if self.waiting(ask).is_some() => {}
+                    other => drop(other?),
+                }
+                match verb == Verb::Apply && self.launched.is_none() {
+                    true => Err(UpdateError::NotLaunched),
+                    false => Ok(()),
+                }
+            }
         }
     }
 
@@ -304,6 +318,7 @@ impl<'a> Updater<'a> {
             ready: false,
         })?;
         let mut report = report(Outcome::Trial, "begins its trial");
+        report.text += self.when_launched();
         if let Some(why) = why_here {
             report.text += &format!("; it was here already ({})", chain(&why));
         }
@@ -342,7 +357,7 @@ impl<'a> Updater<'a> {
         Ok(Report {
             outcome: Outcome::RolledBack,
             sequence,
-            text: format!("back to {version} ({named})"),
+            text: format!("back to {version} ({named}){}", self.when_launched()),
             version: Some(version),
             reason: None,
         })
@@ -368,6 +383,14 @@ impl<'a> Updater<'a> {
             held: self.layout.versions(),
             frozen_days: frozen_ms.filter(|_| enabled).map(|ms| ms / 86_400_000),
             damaged,
+        }
+    }
+
+    /// Where no launcher takes this process's place, what was switched has yet to wait for one.
+    fn when_launched(&self) -> &'static str {
+        match self.launched {
+            Some(_) => "",
+            None => ", with the next start by `nightwatt launch`, as the unit does",
         }
     }
 

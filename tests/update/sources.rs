@@ -304,6 +304,37 @@ fn what_cannot_even_begin_is_refused_and_no_run_of_the_history() {
 }
 
 #[test]
+fn without_a_launcher_there_is_no_trial_and_the_owner_is_told() {
+    let publisher = Publisher::new();
+    let mut updated = Updated::new(&[&publisher], "");
+    publisher.publish(&updated.release(8), 8, &speaking(8), |_| ());
+    updated.station.start();
+    let folder = updated.release(8);
+    let apply = ["apply", folder.to_str().unwrap()];
+    fails(&updated, &apply, 2, &["not started by `nightwatt launch`"]);
+    assert_eq!(updated.report("fetch", 8, &[])["outcome"], "fetched");
+    fails(
+        &updated,
+        &["apply"],
+        2,
+        &["not started by `nightwatt launch`"],
+    );
+    let runs = "SELECT group_concat(mode) FROM run WHERE kind = 'update'";
+    assert_eq!(updated.station.query::<String>(runs), "fetch");
+    assert!(updated.layout().trial().is_none());
+    // With no daemon at all the next start is the launcher's.
+    updated.station.kill_9();
+    let report = updated.report("apply", 8, &[]);
+    assert_eq!(report["outcome"], "trial");
+    let text = report["text"].as_str().unwrap();
+    assert!(
+        text.contains("with the next start by `nightwatt launch`"),
+        "{text}"
+    );
+    assert_eq!(updated.started(), "sequence 8");
+}
+
+#[test]
 fn what_is_here_already_needs_no_source_to_be_tried() {
     let publisher = Publisher::new();
     let updated = Updated::new(&[&publisher], "");
