@@ -184,6 +184,14 @@ fn shown(h: &Here) -> String {
             t.version, t.sequence, t.tries_left
         );
     }
+    let tried = h.trial.as_ref().map(|t| t.sequence);
+    let named = [h.sequence, h.previous, tried];
+    for sequence in h.held.iter().filter(|s| !named.contains(&Some(**s))) {
+        text += &format!("at hand    sequence {sequence}\n");
+    }
+    if let Some(floor) = h.floor {
+        text += &format!("floor      sequence {floor}; nothing older under its key is taken\n");
+    }
     for r in &h.rejected {
         text += &format!(
             "given up   {} (sequence {}): {}\n",

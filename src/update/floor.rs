@@ -38,6 +38,12 @@ impl Floors {
         self.keys.get(key).copied().unwrap_or_default()
     }
 
+    /// The highest sequence committed under any key; none where nothing was.
+    pub fn highest(&self) -> Option<u64> {
+        let highest = self.keys.values().map(|f| f.sequence).max();
+        highest.filter(|sequence| *sequence > 0)
+    }
+
     /// A version was committed.
     pub fn committed(&mut self, key: &str, sequence: u64) {
         let floor = self.keys.entry(key.to_owned()).or_default();

@@ -371,7 +371,8 @@ impl<'a> Updater<'a> {
             None => launcher::committed(&self.layout, &self.keys, &self.factory()).1,
         };
         let enabled = self.config.update.enabled;
-        let frozen_ms = self.layout.floors(&self.keys).frozen_ms(trusted_now);
+        let floors = self.layout.floors(&self.keys);
+        let frozen_ms = floors.frozen_ms(trusted_now);
         Here {
             enabled,
             factory_version: self.factory().to_string(),
@@ -380,6 +381,7 @@ impl<'a> Updater<'a> {
             previous: self.layout.linked("previous"),
             trial: self.tried(),
             rejected: self.layout.rejected(),
+            floor: floors.highest(),
             held: self.layout.versions(),
             frozen_days: frozen_ms.filter(|_| enabled).map(|ms| ms / 86_400_000),
             damaged,

@@ -99,6 +99,9 @@ pub struct Here {
     pub trial: Option<Trial>,
     /// What was given up.
     pub rejected: Vec<Rejection>,
+    /// The highest sequence ever committed: nothing older under its key is taken.
+    #[serde(default)]
+    pub floor: Option<u64>,
     /// Every version that has a folder.
     pub held: Vec<u64>,
     /// For how long nothing newly signed has come, days, where that is too long.

@@ -105,6 +105,9 @@ fn o3_what_was_had_is_not_taken_again() {
             std::fs::write(updated.layout().path(damage), "00000000 {}\n").unwrap();
         }
         for older in [5, 6] {
+            let told =
+                String::from_utf8(updated.station.run(&["update", "status"]).stdout).unwrap();
+            assert!(told.contains("floor      sequence 7;"), "{told}");
             let out = updated.update("apply", older, &["--again"]);
             assert_eq!(out.status.code(), Some(1));
             let said = String::from_utf8(out.stdout).unwrap();

@@ -340,6 +340,9 @@ fn what_is_here_already_needs_no_source_to_be_tried() {
     let updated = Updated::new(&[&publisher], "");
     publisher.publish(&updated.release(8), 8, &speaking(8), |_| ());
     assert_eq!(updated.report("fetch", 8, &[])["outcome"], "fetched");
+    let told = String::from_utf8(updated.station.run(&["update", "status"]).stdout).unwrap();
+    assert!(told.contains("at hand    sequence 8\n"), "{told}");
+    assert!(!told.contains("floor"), "nothing was committed: {told}");
     // The stick is taken out; the manifest is there again, signed anew, without its file.
     std::fs::remove_dir_all(updated.release(8)).unwrap();
     fails(&updated, &["check"], 2, &["no source is known"]);
