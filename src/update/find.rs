@@ -1,5 +1,7 @@
 //! Which release a call is about: what its source offers, or what is here already.
 
+use std::path::Path;
+
 use super::layout::{self, MANIFEST, SIGNATURE};
 use super::signature::{MANIFEST_BYTES, SIGNATURE_BYTES};
 use super::source::Source;
@@ -21,15 +23,23 @@ impl Updater<'_> {
         let update = &self.config.update;
         let text = ask.source.as_deref().unwrap_or(&update.source);
         let source = Source::parse(text, &update.channel).map_err(UpdateError::NoSource)?;
-        if let Source::Folder(folder) = &source
-            && let Err(why) = std::fs::metadata(folder.join(MANIFEST))
-        {
-            return Err(UpdateError::NoSource(format!(
-                "there is no release in {}: {MANIFEST}: {why}",
-                folder.display()
-            )));
+        let Source::Folder(folder) = source else {
+            return Ok(source);
+        };
+        let Err(why) = std::fs::metadata(folder.join(MANIFEST)) else {
+            return Ok(Source::Folder(folder));
+        };
+        // The top of what a publisher has carried here.
+        let below = Path::new(&update.channel).join(super::target());
+        let inner = folder.join(&below);
+        if inner.join(MANIFEST).exists() {
+            return Ok(Source::Folder(inner));
         }
-        Ok(source)
+        Err(UpdateError::NoSource(format!(
+            "there is no release in {}: {MANIFEST}: {why}; nor in {} below it",
+            folder.display(),
+            below.display()
+        )))
     }
 
     /// What the source says.

@@ -304,6 +304,25 @@ fn what_cannot_even_begin_is_refused_and_no_run_of_the_history() {
 }
 
 #[test]
+fn a_folder_may_be_the_top_of_what_a_publisher_carries() {
+    let publisher = Publisher::new();
+    let updated = Updated::new(&[&publisher], "");
+    let stick = updated.releases.path();
+    let below = stick.join("stable").join(nightwatt::update::target());
+    let top = stick.to_str().unwrap();
+    let nor_below = below.strip_prefix(stick).unwrap().display().to_string();
+    fails(&updated, &["check", top], 2, &["no release in", &nor_below]);
+    publisher.publish(&below, 8, &speaking(8), |_| ());
+    assert_eq!(outcome(&updated, &["apply", top]), "trial");
+    assert_eq!(updated.started(), "sequence 8");
+    assert_eq!(outcome(&updated, &["rollback"]), "rolled_back");
+    // What lies in the folder itself goes first.
+    publisher.publish(stick, 9, &speaking(9), |_| ());
+    assert_eq!(outcome(&updated, &["apply", top]), "trial");
+    assert_eq!(updated.started(), "sequence 9");
+}
+
+#[test]
 fn without_a_launcher_there_is_no_trial_and_the_owner_is_told() {
     let publisher = Publisher::new();
     let mut updated = Updated::new(&[&publisher], "");
