@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::layout::{self, MANIFEST, SIGNATURE};
-use super::signature::{MANIFEST_BYTES, SIGNATURE_BYTES};
+use super::signature::{MANIFEST_BYTES, SIGNATURE_BYTES, SignatureError};
 use super::source::Source;
 use super::{Ask, UpdateError, Updater, Verb};
 
@@ -18,8 +18,16 @@ pub(super) struct Found {
 }
 
 impl Updater<'_> {
-    /// Where to look, if there can be anything.
+    /// Where to look, if anything can come of it.
     pub(super) fn source(&self, ask: &Ask) -> Result<Source, UpdateError> {
+        let source = self.place(ask)?;
+        match self.keys.is_empty() {
+            true => Err(UpdateError::NoKeys(SignatureError::NoKeys)),
+            false => Ok(source),
+        }
+    }
+
+    fn place(&self, ask: &Ask) -> Result<Source, UpdateError> {
         let update = &self.config.update;
         let text = ask.source.as_deref().unwrap_or(&update.source);
         let source = Source::parse(text, &update.channel).map_err(UpdateError::NoSource)?;

@@ -29,7 +29,7 @@ use launcher::Launched;
 use layout::{Layout, Rejection};
 use manifest::{Allowed, Decision, Facts, Refusal};
 pub use report::{Ask, Here, Outcome, Report, Verb};
-use signature::Keys;
+use signature::{Keys, SignatureError};
 use source::{Source, Terms};
 use switch::{TRIES, Trial};
 
@@ -77,6 +77,9 @@ pub enum UpdateError {
     /// Nowhere to look.
     #[error("{0}")]
     NoSource(String),
+    /// Nobody is trusted.
+    #[error(transparent)]
+    NoKeys(SignatureError),
     /// One at a time.
     #[error("sequence {0} is on trial; wait for its end, or end it with nightwatt update rollback")]
     OnTrial(u64),
@@ -120,8 +123,8 @@ pub enum UpdateError {
 impl UpdateError {
     /// Whether nothing could have come of it from the start: whoever asked has asked for the wrong thing.
     pub fn is_misuse(&self) -> bool {
-        use UpdateError::{NoSource, NotLaunched, NothingBefore};
-        matches!(self, NoSource(_) | NotLaunched | NothingBefore)
+        use UpdateError::{NoKeys, NoSource, NotLaunched, NothingBefore};
+        matches!(self, NoSource(_) | NoKeys(_) | NotLaunched | NothingBefore)
     }
 
     fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
@@ -167,8 +170,8 @@ impl<'a> Updater<'a> {
         })
     }
 
-    /// Whether there is anything to begin with, asked by a daemon: somewhere to look, a launcher for a trial, or
-    /// something to go back to.
+    /// Whether there is anything to begin with, asked by a daemon: somewhere to look, somebody to trust, a
+    /// launcher for a trial, or something to go back to.
     pub fn admit(&self, ask: &Ask) -> Result<(), UpdateError> {
         match ask.verb {
             Verb::Rollback if self.tried().is_none() && self.in_force().0.is_none() => {

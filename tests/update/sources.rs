@@ -301,6 +301,19 @@ fn what_cannot_even_begin_is_refused_and_no_run_of_the_history() {
     refused(&updated);
     let runs = "SELECT count(*) FROM run WHERE kind = 'update'";
     assert_eq!(updated.station.query::<i64>(runs), 0);
+
+    // Nobody to trust is the configuration's fault, and not the release's.
+    let mut trusting_nobody = Updated::new(&[], "");
+    publisher.publish(&trusting_nobody.release(8), 8, &speaking(8), |_| ());
+    let folder = trusting_nobody.release(8);
+    let check = ["check", folder.to_str().unwrap()];
+    let said = ["no public key is known: set [update] public_keys"];
+    fails(&trusting_nobody, &check, 2, &said);
+    trusting_nobody.station.start();
+    fails(&trusting_nobody, &check, 2, &said);
+    let noted = "SELECT (SELECT count(*) FROM run WHERE kind = 'update') + \
+                 (SELECT count(*) FROM event WHERE kind = 'update_refused')";
+    assert_eq!(trusting_nobody.station.query::<i64>(noted), 0);
 }
 
 #[test]
