@@ -70,3 +70,24 @@ fn nothing_that_would_break_out_of_the_manifest_is_written() {
         assert!(!manifest_of(&file, &[]).status.success(), "{file:?}");
     }
 }
+
+#[test]
+fn outside_the_sources_no_manifest_is_written_and_help_is_help() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nightwatt");
+    std::fs::write(&file, b"a program").unwrap();
+    // As it is carried to the machine with the key.
+    std::fs::create_dir(folder.path().join("stick")).unwrap();
+    let carried = folder.path().join("stick/release");
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/release");
+    std::fs::copy(here, &carried).unwrap();
+    let run = |words: &[&str]| Command::new("bash").arg(&carried).args(words).output();
+    let target = "x86_64-unknown-linux-musl";
+    let refused = run(&["manifest", file.to_str().unwrap(), target, "9.1.2", "12"]).unwrap();
+    assert!(!refused.status.success() && refused.stdout.is_empty());
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("read from the sources"), "{said}");
+    let help = run(&["manifest", "--help"]).unwrap();
+    let told = String::from_utf8(help.stdout).unwrap();
+    assert!(help.status.success() && told.starts_with("usage: scripts/release build"));
+}
