@@ -291,6 +291,8 @@ mod tests {
             kinds(&s, Some(10.1), &[event]),
             ["store_failing ", "messages_refused ", "update_rolled_back "]
         );
+        // What somebody did by hand is an event and no alert.
+        assert!(!event_kinds().contains(&"update_taken_back"));
         s.store.newest = None;
         s.daemon.as_mut().unwrap().store_failing = false;
         assert_eq!(kinds(&s, None, &[]), Vec::<String>::new(), "a first set-up");

@@ -217,7 +217,11 @@ fn history(config: &Config, json: bool) -> Outcome {
     let mut lines: Vec<_> = (reader.runs(Some("update"), LISTED)?.into_iter())
         .map(|run| (run.started, run.mode, run.reason.unwrap_or_default()))
         .collect();
-    for kind in ["update_committed", "update_rolled_back"] {
+    for kind in [
+        "update_committed",
+        "update_rolled_back",
+        "update_taken_back",
+    ] {
         let events = reader.events_of(kind, LISTED)?;
         lines.extend(events.into_iter().map(|e| (e.at, e.kind, e.detail)));
     }

@@ -18,7 +18,7 @@ use crate::schedule;
 use crate::shutdown::Shutdown;
 use crate::store::{NewRun, Reader, RunOutcome, Store, StoreError};
 use crate::update::launcher::Launched;
-use crate::update::{Ask, Here, Outcome, Report, UpdateError, Updater, Verb};
+use crate::update::{Ask, BY_HAND, Here, Outcome, Report, UpdateError, Updater, Verb};
 
 /// What a person asks for.
 pub(super) const MANUAL: &str = "manual";
@@ -390,11 +390,18 @@ impl Updates {
             Ok(rejections) if rejections.is_empty() => {}
             Ok(rejections) => {
                 for r in rejections {
-                    let text = format!(
-                        "{} (sequence {}) was taken back: {}",
-                        r.version, r.sequence, r.why
-                    );
-                    self.note("update_rolled_back", text).await;
+                    let named = format!("{} (sequence {}) was", r.version, r.sequence);
+                    match r.why.as_str() {
+                        // Nobody is to be told what they did themselves.
+                        BY_HAND => {
+                            let text = format!("{named} {BY_HAND}");
+                            self.note("update_taken_back", text).await;
+                        }
+                        why => {
+                            let text = format!("{named} taken back: {why}");
+                            self.note("update_rolled_back", text).await;
+                        }
+                    }
                 }
                 let noted = self.with_updater(|updater| {
                     let _lock = updater.layout.lock()?;

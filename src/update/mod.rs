@@ -33,6 +33,9 @@ use signature::{Keys, SignatureError};
 use source::{Source, Terms};
 use switch::{TRIES, Trial};
 
+/// Why a version was rejected that a person took back.
+pub const BY_HAND: &str = "taken back by hand";
+
 /// Rust's name of the machine this binary is for.
 pub fn target() -> &'static str {
     match (std::env::consts::ARCH, cfg!(target_env = "musl")) {
@@ -335,20 +338,19 @@ impl<'a> Updater<'a> {
     }
 
     fn roll_back(&self) -> Result<Report, UpdateError> {
-        let why = "taken back by hand";
         match self.tried() {
             Some(trial) => {
                 self.layout.reject(Rejection {
                     sequence: trial.sequence,
                     version: trial.version,
-                    why: why.into(),
+                    why: BY_HAND.into(),
                     noted: false,
                 })?;
                 self.layout.end_trial()?;
             }
             None if self.in_force().0.is_none() => return Err(UpdateError::NothingBefore),
             None => {
-                self.layout.roll_back(why)?;
+                self.layout.roll_back(BY_HAND)?;
             }
         }
         let (sequence, _) = launcher::committed(&self.layout, &self.keys, &self.factory());

@@ -161,15 +161,18 @@ fn o9_a_good_candidate_commits_without_a_broker_and_the_way_back_leads_back() {
     assert_eq!(out.status.code(), Some(2), "nothing before it: {out:?}");
     let failed = "SELECT count(*) FROM run WHERE kind = 'update' AND mode = 'rollback' AND outcome <> 'done'";
     assert_eq!(updated.station.query::<i64>(failed), 0, "no run of it");
-    let taken_back = "SELECT count(*) FROM event WHERE kind = 'update_rolled_back'";
+    let taken_back = "SELECT count(*) FROM event WHERE kind = 'update_taken_back'";
     wait_for("the events", 10, || {
         (updated.station.query::<i64>(taken_back) == 2).then_some(())
     });
+    let by_itself = "SELECT count(*) FROM event WHERE kind = 'update_rolled_back'";
+    assert_eq!(updated.station.query::<i64>(by_itself), 0, "no alert");
     let history = updated.station.run(&["update", "history"]);
+    let told = String::from_utf8(history.stdout).unwrap();
+    assert!(told.contains("proved itself"), "{told}");
     assert!(
-        String::from_utf8(history.stdout)
-            .unwrap()
-            .contains("proved itself")
+        told.contains("(sequence 9) was taken back by hand"),
+        "{told}"
     );
 }
 
