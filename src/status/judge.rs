@@ -311,7 +311,8 @@ fn device_times(s: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     }
     let since = daemon.intake.since.filter(|_| daemon.intake.connected);
     let apart_ms = |device: &DeviceId, newest: TimestampMs| {
-        let heard = s.heard.get(device)?;
+        // What came before this start tells nothing of how things are now.
+        let heard = (s.heard.get(device)).filter(|h| h.received >= daemon.started)?;
         let ahead = heard.at.0 - heard.received.0;
         // Old ones between new ones are a recording; those of the first minutes have waited.
         let behind = heard.received.0 - heard.at.0.max(newest.0);
