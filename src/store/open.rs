@@ -170,6 +170,8 @@ pub(super) fn writing(db: &Path) -> Result<Connection, StoreError> {
     }
     set(&conn, "journal_size_limit", "16777216", "16777216")?;
     set(&conn, "mmap_size", "0", "0")?;
+    // KiB: rows are appended in the order of time, so what is written next is near what was last.
+    set(&conn, "cache_size", "-1024", "-1024")?;
     set(&conn, "foreign_keys", "ON", "1")?;
     migrations::apply(&mut conn, db)?;
     Ok(conn)

@@ -249,7 +249,8 @@ fn decode_json(
     };
     let mut decoded = Decoded::default();
     match list {
-        None => decoded.readings.extend(one(&[&json])?),
+        // Collected, not pushed: room for one reading, where a first push would make room for four.
+        None => decoded.readings = one(&[&json])?.into_iter().collect(),
         Some(list) => {
             for element in list {
                 match one(&[element, &json]) {
