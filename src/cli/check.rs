@@ -8,6 +8,7 @@ use crate::config::{AutoUpdate, Config, HttpConfig, UpdateConfig};
 use crate::daemon::reload;
 use crate::errors::chain;
 use crate::sun::Site;
+use crate::update::signature::Keys;
 
 pub(super) fn check_config(path: Option<&Path>, config: &Config) -> Outcome {
     reload::check(config, credentials().as_deref()).map_err(|e| Failure(Exit::Usage, chain(&e)))?;
@@ -114,7 +115,12 @@ fn updates(update: &UpdateConfig) -> String {
         AutoUpdate::Apply => "fetched and tried",
     };
     let (schedule, source) = (&update.schedule, &update.source);
-    format!("looked for at {source} ({schedule}), and {then}")
+    // Keys that are none are refused before this.
+    let trusts_nobody = Keys::new(&update.public_keys).is_ok_and(|keys| keys.is_empty());
+    match trusts_nobody {
+        true => "never taken: no public key is known, set [update] public_keys".into(),
+        false => format!("looked for at {source} ({schedule}), and {then}"),
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +144,7 @@ mod tests {
         let text = "[http]\nlisten = \"127.0.0.1:8465\"\n[alerts.webhook]\nurl = \
                     \"https://me:word@hook.example/secret\"\n[home_assistant]\nenabled = true\n\
                     [update]\nenabled = true\nsource = \"/srv/updates\"";
-        let config: Config = toml::from_str(text).unwrap();
+        let mut config: Config = toml::from_str(text).unwrap();
         let said = |config: &Config| -> String {
             let lines = summary(config, false).into_iter();
             lines
@@ -150,7 +156,7 @@ mod tests {
             "http: http://127.0.0.1:8465/, read only",
             "alerts: by MQTT below nightwatt/alerts; webhook at hook.example\n",
             "home assistant: told of every device, below homeassistant",
-            "updates: looked for at /srv/updates (every 6h), and told of",
+            "updates: never taken: no public key is known, set [update] public_keys\n",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
@@ -158,6 +164,11 @@ mod tests {
             !shown.contains("secret") && !shown.contains("word"),
             "{shown}"
         );
+        let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+        config.update.public_keys = vec![key.into()];
+        let shown = said(&config);
+        let part = "updates: looked for at /srv/updates (every 6h), and told of\n";
+        assert!(shown.contains(part), "{shown}");
         let shown = said(&Config::default());
         for part in [
             "http: off",
