@@ -18,7 +18,7 @@ use crate::http::client::{self, ClientError};
 use crate::logging::{self, Format};
 use crate::reading::TimestampMs;
 use crate::status::printable;
-use crate::store::Reader;
+use crate::store::{Reader, StoreLock};
 use crate::update::launcher;
 use crate::update::layout::Layout;
 use crate::update::manifest::Allowed;
@@ -162,7 +162,16 @@ fn own_the_store(config: &Config) -> Result<(), Failure> {
 
 fn status(config: &Config, path: Option<&Path>, json: bool) -> Outcome {
     let now = SystemClock.trusted().then(|| SystemClock.now());
-    let here = Updater::new(config, path, None)?.here(now);
+    let updater = Updater::new(config, path, None)?;
+    // What cannot be looked into is not nothing.
+    let folder = updater.layout.folder();
+    if let Err(error) = std::fs::read_dir(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        let text = format!("cannot read {}: {error}", folder.display());
+        return Err(Failure(Exit::Failed, text));
+    }
+    let here = updater.here(now);
     match json {
         true => println!("{}", serde_json::to_string_pretty(&here)?),
         // Reasons are told to their end.
@@ -264,6 +273,15 @@ pub(super) fn launch(path: Option<PathBuf>, log: Format) -> Outcome {
     let keys = Keys::new(&config.update.public_keys).or_else(|_| Keys::new(&no_keys));
     let keys =
         keys.map_err(|key| Failure(Exit::Usage, format!("{key:?} is no minisign public key")))?;
+    // No version could work beside it, and the tries of one on trial are not for this.
+    if let Some(process) = StoreLock::in_use(&config.store.path) {
+        return Err(Failure(
+            Exit::Failed,
+            format!(
+                "a daemon runs here already, or a command works on its store (process {process}): nothing was started"
+            ),
+        ));
+    }
     let layout = Layout::beside(&config.store.path);
     let error = launcher::launch(&layout, &keys, &arguments(path.as_deref(), log));
     Err(Failure(

@@ -365,67 +365,84 @@ impl Updates {
             return;
         };
         for said in launched.passed_over {
-            self.note("update_rolled_back", said).await;
+            self.note_once("update_rolled_back", said).await;
         }
-        let unnoted = self.with_updater(move |updater| {
+        let found = self.with_updater(move |updater| {
             let layout = &updater.layout;
-            let finished = layout
+            let cut_off = layout
                 .trial()
                 .is_some_and(|t| layout.linked("current") == Some(t.sequence));
-            if finished {
-                let _lock = layout.lock()?;
-                layout.commit(&updater.keys)?;
+            if let Err(error) = layout.tidy() {
+                tracing::warn!("half a version is left: {}", chain(&error));
             }
-            Ok(layout
-                .rejected()
-                .into_iter()
-                .filter(|r| !r.noted)
-                .collect::<Vec<_>>())
+            let committed = match cut_off {
+                true => {
+                    let _lock = layout.lock()?;
+                    Some(layout.commit(&updater.keys))
+                }
+                false => None,
+            };
+            let unnoted = layout.rejected().into_iter().filter(|r| !r.noted);
+            Ok((committed, unnoted.collect::<Vec<_>>()))
         });
-        match unnoted.await {
-            Err(error) => tracing::warn!(
-                "the state of updates could not be looked at: {}",
-                chain(&error)
-            ),
-            Ok(rejections) if rejections.is_empty() => {}
-            Ok(rejections) => {
-                for r in rejections {
-                    let named = format!("{} (sequence {}) was", r.version, r.sequence);
-                    match r.why.as_str() {
-                        // Nobody is to be told what they did themselves.
-                        BY_HAND => {
-                            let text = format!("{named} {BY_HAND}");
-                            self.note("update_taken_back", text).await;
-                        }
-                        why => {
-                            let text = format!("{named} taken back: {why}");
-                            self.note("update_rolled_back", text).await;
-                        }
-                    }
-                }
-                let noted = self.with_updater(|updater| {
-                    let _lock = updater.layout.lock()?;
-                    updater.layout.all_noted()
-                });
-                if let Err(error) = noted.await {
-                    tracing::warn!("an event may come twice: {}", chain(&error));
-                }
+        let (committed, rejections) = match found.await {
+            Ok(found) => found,
+            Err(error) => {
+                let why = chain(&error);
+                return tracing::warn!("the state of updates could not be looked at: {why}");
             }
+        };
+        let told = match committed {
+            None => false,
+            Some(Ok(m)) => {
+                self.note_once("update_committed", trial::committed(&m))
+                    .await
+            }
+            Some(Err(error)) => {
+                let why = chain(&error);
+                tracing::warn!("a commit that was cut off cannot be completed: {why}");
+                // It was passed over, which is told above: the record means nothing.
+                matches!(error, UpdateError::Damaged(_))
+            }
+        };
+        if told {
+            self.settle().await;
+        }
+        for r in &rejections {
+            let named = format!("{} (sequence {}) was", r.version, r.sequence);
+            let (kind, text) = match r.why.as_str() {
+                // Nobody is to be told what they did themselves.
+                BY_HAND => ("update_taken_back", format!("{named} {BY_HAND}")),
+                why => ("update_rolled_back", format!("{named} taken back: {why}")),
+            };
+            self.note(kind, text).await;
+        }
+        if rejections.is_empty() {
+            return;
+        }
+        let noted = self.with_updater(move |updater| {
+            let _lock = updater.layout.lock()?;
+            updater.layout.noted(&rejections)
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!("an event may come twice: {}", chain(&error));
         }
     }
 
-    /// Notes an event, unless the newest of its kind says the same.
-    async fn note_once(&self, kind: &'static str, detail: String) {
+    /// Notes an event, unless the newest of its kind says the same; whether it is in the table now.
+    async fn note_once(&self, kind: &'static str, detail: String) -> bool {
         let known = Reader::open(&self.config.store.path).and_then(|r| r.events_of(kind, 1));
-        if !known.is_ok_and(|events| events.iter().any(|e| e.detail == detail)) {
-            self.note(kind, detail).await;
-        }
+        known.is_ok_and(|events| events.iter().any(|e| e.detail == detail))
+            || self.note(kind, detail).await
     }
 
-    async fn note(&self, kind: &'static str, detail: String) {
-        if let Err(error) = self.store.note_event(self.clock.now(), kind, detail).await {
-            tracing::warn!(kind, "an event was not noted: {}", chain(&error));
+    /// Notes an event; whether it is in the table now.
+    async fn note(&self, kind: &'static str, detail: String) -> bool {
+        let noted = self.store.note_event(self.clock.now(), kind, detail).await;
+        if let Err(error) = &noted {
+            tracing::warn!(kind, "an event was not noted: {}", chain(error));
         }
+        noted.is_ok()
     }
 }
 

@@ -68,6 +68,14 @@ impl StoreLock {
         lock_holder(&locks, inode)
     }
 
+    /// The process that works on the store beside `db`, if one does. The lock is tried only where the kernel
+    /// names a holder: a daemon that starts at this moment must not find it taken by the question.
+    pub fn in_use(db: &Path) -> Option<u32> {
+        let process = Self::holder(db)?;
+        let file = File::open(suffixed(db, ".lock")).ok()?;
+        matches!(file.try_lock(), Err(TryLockError::WouldBlock)).then_some(process)
+    }
+
     /// Whether `db` is as it was when it was last closed in order.
     pub fn was_closed_in_order(&self, db: &Path) -> Result<bool, StoreError> {
         let mark = self.mark()?;

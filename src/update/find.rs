@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::layout::{self, MANIFEST, SIGNATURE};
+use super::layout::{MANIFEST, SIGNATURE};
+use super::record;
 use super::signature::{MANIFEST_BYTES, SIGNATURE_BYTES, SignatureError};
 use super::source::Source;
 use super::{Ask, UpdateError, Updater, Verb};
@@ -83,7 +84,7 @@ impl Updater<'_> {
             let path = self.layout.version(sequence).join(SIGNATURE);
             Some(Found {
                 raw: held.raw,
-                signature: layout::read_small(&path, SIGNATURE_BYTES).ok()?,
+                signature: record::read_small(&path, SIGNATURE_BYTES).ok()?,
                 source: None,
                 why_here: None,
             })

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::UpdateError;
 use super::layout::{self, Layout, MANIFEST, PROGRAM, SIGNATURE};
@@ -16,12 +16,15 @@ use super::record;
 use super::signature::Keys;
 use super::source::{Source, Terms};
 use crate::shutdown::Shutdown;
+use crate::status::printable;
 use crate::store::space;
 
 /// A candidate's own check may take this long.
 const SELF_CHECK_LIMIT: Duration = Duration::from_secs(60);
-/// More than its first line is not read, bytes.
+/// More of what it says is not read, bytes.
 const SELF_CHECK_BYTES: u64 = 4096;
+/// With this status it ends where it could not start with the configuration.
+const WRONG_CONFIGURATION: i32 = 2;
 
 /// A release that was decided for.
 pub struct Offer {
@@ -73,7 +76,11 @@ pub fn install(
             ));
         }
     }
-    place(layout, offer, &part).map_err(|(path, e)| UpdateError::file("install", &path)(e))?;
+    place(layout, offer, &part).map_err(|(path, e)| {
+        // On a full disk it would only take room.
+        let _ = fs::remove_dir_all(layout.aside());
+        UpdateError::file("install", &path)(e)
+    })?;
     // What is left of it only takes room.
     let _ = fs::remove_dir_all(&download);
     Ok(())
@@ -82,7 +89,7 @@ pub fn install(
 /// The whole folder of a version is made aside and then renamed.
 fn place(layout: &Layout, offer: &Offer, part: &Path) -> Result<(), (PathBuf, std::io::Error)> {
     let folder = layout.version(offer.manifest.sequence);
-    let aside = folder.with_file_name(".new");
+    let aside = layout.aside();
     let at = |path: &Path| {
         let path = path.to_owned();
         move |e| (path, e)
@@ -120,6 +127,47 @@ pub fn self_check(
     stop: &Shutdown,
 ) -> Result<(), UpdateError> {
     let failed = |why: String| UpdateError::SelfCheck(why);
+    let answer = ask(program, config, stop)?.map_err(failed)?;
+    if !answer.status.success() {
+        let (status, why) = (answer.status, answer.complaint);
+        return Err(failed(format!("it ended with {status}{why}")));
+    }
+    match answer.line == format!("nightwatt {}", m.version) {
+        true => Ok(()),
+        false => Err(failed(format!(
+            "it calls itself {:?} and not {}",
+            answer.line, m.version
+        ))),
+    }
+}
+
+/// What the version of `program` objects to in this station's configuration, by its own check. How that check
+/// fails otherwise is no reason against a version that has run here.
+pub fn objection(
+    program: &Path,
+    config: Option<&Path>,
+    stop: &Shutdown,
+) -> Result<Option<String>, UpdateError> {
+    let answer = ask(program, config, stop)?.ok();
+    let answer = answer.filter(|a| a.status.code() == Some(WRONG_CONFIGURATION));
+    Ok(answer.map(|a| a.complaint))
+}
+
+/// How a version's own check ended.
+struct Answer {
+    status: ExitStatus,
+    /// Its first line.
+    line: String,
+    /// What it said on standard error, after a colon; empty where it said nothing.
+    complaint: String,
+}
+
+/// The inner error is why there is no answer.
+fn ask(
+    program: &Path,
+    config: Option<&Path>,
+    stop: &Shutdown,
+) -> Result<Result<Answer, String>, UpdateError> {
     let mut command = tokio::process::Command::new(program);
     command.arg("self-check");
     if let Some(config) = config {
@@ -128,38 +176,47 @@ pub fn self_check(
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true);
     let check = async {
         let mut child = command.spawn()?;
-        let mut said = Vec::new();
-        if let Some(out) = child.stdout.take() {
-            out.take(SELF_CHECK_BYTES).read_to_end(&mut said).await?;
-        }
-        std::io::Result::Ok((child.wait().await?, said))
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let (out, err) = tokio::try_join!(beginning(out), beginning(err))?;
+        std::io::Result::Ok((child.wait().await?, out, err))
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|e| failed(e.to_string()))?;
-    let checked = runtime.block_on(async {
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => return Ok(Err(e.to_string())),
+    };
+    let asked = runtime.block_on(async {
         tokio::select! {
             () = stop.begun() => Err(UpdateError::Stopped),
-            checked = tokio::time::timeout(SELF_CHECK_LIMIT, check) => Ok(checked),
+            asked = tokio::time::timeout(SELF_CHECK_LIMIT, check) => Ok(asked),
         }
-    });
-    let (status, said) = checked?
-        .map_err(|_| failed(format!("no answer in {} s", SELF_CHECK_LIMIT.as_secs())))?
-        .map_err(|e| failed(e.to_string()))?;
-    if !status.success() {
-        return Err(failed(format!("it ended with {status}")));
+    })?;
+    Ok(match asked {
+        Err(_) => Err(format!("no answer in {} s", SELF_CHECK_LIMIT.as_secs())),
+        Ok(Err(e)) => Err(e.to_string()),
+        Ok(Ok((status, out, err))) => Ok(Answer {
+            status,
+            line: out.lines().next().unwrap_or_default().to_owned(),
+            // What goes wrong is said last.
+            complaint: match err.trim().lines().last() {
+                Some(said) => format!(": {}", printable(said)),
+                None => String::new(),
+            },
+        }),
+    })
+}
+
+/// The first bytes of what a check says.
+async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
+    let mut said = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(SELF_CHECK_BYTES).read_to_end(&mut said).await?;
     }
-    let said = String::from_utf8_lossy(&said);
-    let line = said.lines().next().unwrap_or_default();
-    match line == format!("nightwatt {}", m.version) {
-        true => Ok(()),
-        false => Err(failed(format!(
-            "it calls itself {line:?} and not {}",
-            m.version
-        ))),
-    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }

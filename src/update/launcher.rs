@@ -44,6 +44,11 @@ pub fn own_version() -> Version {
     Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(Version::new(0, 0, 0))
 }
 
+/// Where this binary is.
+pub fn own_path() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/nightwatt"))
+}
+
 /// A version that is committed, whole and newer than the factory binary; the first of these: the current,
 /// the previous. With what was found wrong on the way.
 pub fn committed(layout: &Layout, keys: &Keys, factory: &Version) -> (Option<u64>, Vec<String>) {
@@ -65,7 +70,7 @@ pub fn committed(layout: &Layout, keys: &Keys, factory: &Version) -> (Option<u64
 
 /// Becomes the version that is due. Returns only where not even the factory binary can be started.
 pub fn launch(layout: &Layout, keys: &Keys, arguments: &[String]) -> std::io::Error {
-    let factory = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/nightwatt"));
+    let factory = own_path();
     let mut launched = Launched {
         factory: factory.clone(),
         factory_version: own_version(),
@@ -76,8 +81,16 @@ pub fn launch(layout: &Layout, keys: &Keys, arguments: &[String]) -> std::io::Er
     if let Some(candidate) = candidate(layout, keys) {
         (launched.sequence, launched.trial) = (Some(candidate), true);
         let error = become_it(&layout.program(candidate), &launched, arguments);
-        // Its tries go by; the start after the last of them rejects it.
-        tracing::error!(candidate, %error, "the candidate cannot be started");
+        // Nothing would start it another time: what runs now does not end.
+        let version = layout.version_text(candidate);
+        if let Err(error) = give_up(
+            layout,
+            candidate,
+            version,
+            format!("it cannot be started: {error}"),
+        ) {
+            tracing::error!(candidate, "it could not be given up: {}", chain(&error));
+        }
         launched.trial = false;
     }
     let (sequence, passed_over) = committed(layout, keys, &launched.factory_version);
@@ -104,22 +117,29 @@ fn boot_id() -> String {
         .replace('-', "")
 }
 
+/// Ends a trial without a commit.
+fn give_up(
+    layout: &Layout,
+    sequence: u64,
+    version: String,
+    why: String,
+) -> Result<(), UpdateError> {
+    tracing::error!(sequence, "the candidate is given up: {why}");
+    layout.reject(Rejection {
+        sequence,
+        version,
+        why,
+        noted: false,
+    })?;
+    layout.end_trial()
+}
+
 /// The candidate to become, its try already taken off.
 fn candidate(layout: &Layout, keys: &Keys) -> Option<u64> {
     let boot = boot_id();
     let trial = layout.trial()?;
     let sequence = trial.sequence;
-    let give_up = |why: String| -> Result<Option<u64>, UpdateError> {
-        tracing::error!(sequence, "the candidate is given up: {why}");
-        layout.reject(Rejection {
-            sequence,
-            version: trial.version.clone(),
-            why,
-            noted: false,
-        })?;
-        layout.end_trial()?;
-        Ok(None)
-    };
+    let give_up = |why| give_up(layout, sequence, trial.version.clone(), why).map(|()| None);
     let done = match step(Some(&trial), layout.linked("current"), boot.trim()) {
         Step::Committed => Ok(None),
         Step::GiveUp(why) => give_up(why),

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::UpdateError;
 use super::floor::Floors;
 use super::manifest::{self, Manifest, PRODUCT};
-use super::record;
+use super::record::{self, read_small};
 use super::signature::{Keys, MANIFEST_BYTES, SIGNATURE_BYTES};
 use super::switch::Trial;
 
@@ -93,7 +93,12 @@ impl Layout {
     /// Makes the folders and keeps everybody else out.
     pub fn lock(&self) -> Result<UpdateLock, UpdateError> {
         let versions = self.path("versions");
-        fs::create_dir_all(&versions).map_err(UpdateError::file("create", &versions))?;
+        if !versions.exists() {
+            fs::create_dir_all(&versions)
+                .and_then(|()| record::sync_parent(&versions))
+                .and_then(|()| record::sync_parent(&self.folder))
+                .map_err(UpdateError::file("create", &versions))?;
+        }
         let path = self.path("lock");
         let file = File::options()
             .create(true)
@@ -234,10 +239,12 @@ impl Layout {
         self.keep("rejected", &all)
     }
 
-    /// From here on the events have every rejection.
-    pub fn all_noted(&self) -> Result<(), UpdateError> {
+    /// From here on the events have these.
+    pub fn noted(&self, told: &[Rejection]) -> Result<(), UpdateError> {
         let mut all = self.rejected();
-        all.iter_mut().for_each(|r| r.noted = true);
+        for rejection in all.iter_mut().filter(|r| told.contains(r)) {
+            rejection.noted = true;
+        }
         self.keep("rejected", &all)
     }
 
@@ -248,7 +255,8 @@ impl Layout {
     }
 
     /// Makes the version on trial the one in force. Each prefix of the steps leaves a station that starts
-    /// old or new; done again, it completes.
+    /// old or new; done again, it completes. The record stays until [`Layout::settle`], so that whoever is to
+    /// be told is told, be it by the next start.
     pub fn commit(&self, keys: &Keys) -> Result<Manifest, UpdateError> {
         let trial = self.trial().ok_or(UpdateError::NoTrial)?;
         let sequence = trial.sequence;
@@ -256,16 +264,27 @@ impl Layout {
         let mut floors = self.floors(keys);
         let current = self.linked("current");
         if current != Some(sequence) {
-            self.point("previous", current)?;
+            // What a start would come to without it: a damaged one is nothing to go back to.
+            let mut before = ["current", "previous"].into_iter();
+            let before = before.find_map(|name| {
+                let linked = self.linked(name).filter(|s| *s != sequence)?;
+                self.held(linked, keys).is_ok().then_some(linked)
+            });
+            self.point("previous", before)?;
             self.point("current", Some(sequence))?;
         }
         floors.committed(&held.key, sequence);
         floors.accepted(&held.key, &held.manifest);
         self.keep_floors(&floors)?;
         self.pardon(sequence)?;
+        Ok(held.manifest)
+    }
+
+    /// What is left to do once a commit has been told.
+    pub fn settle(&self) -> Result<(), UpdateError> {
         self.end_trial()?;
         self.prune(None);
-        Ok(held.manifest)
+        Ok(())
     }
 
     /// Takes the committed version out of service and puts the one before it in its place; returns the
@@ -289,6 +308,21 @@ impl Layout {
         let raw = read_small(&self.version(sequence).join(MANIFEST), MANIFEST_BYTES);
         let manifest = raw.ok().and_then(|raw| manifest::parse(&raw).ok());
         manifest.map_or_else(|| "?".into(), |m| m.version.to_string())
+    }
+
+    /// Where a version is made before it gets its name.
+    pub fn aside(&self) -> PathBuf {
+        self.path("versions").join(".new")
+    }
+
+    /// Takes away what a cut left half made.
+    pub fn tidy(&self) -> Result<(), UpdateError> {
+        let aside = self.aside();
+        if !aside.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        record::gone(fs::remove_dir_all(&aside)).map_err(UpdateError::file("remove", &aside))
     }
 
     /// Removes what nothing names: other versions, and what a cut left half done. What cannot be removed
@@ -360,16 +394,4 @@ pub fn hash(path: &Path) -> io::Result<String> {
         }
     }
     Ok(sha.finalize().iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// A file that must not be longer than `most` bytes.
-pub fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|f| f.take(most + 1).read_to_end(&mut bytes))
-        .map_err(|e| format!("{}: {e}", path.display()))?;
-    if bytes.len() as u64 > most {
-        return Err(format!("{} is longer than {most} bytes", path.display()));
-    }
-    Ok(bytes)
 }

@@ -3,6 +3,7 @@
 //! A verb ends in a [`Report`] or an error and leaves either the old state or the new one. What is in force is
 //! changed in two places only: [`layout::Layout::commit`] and [`layout::Layout::roll_back`].
 
+mod back;
 mod find;
 pub mod floor;
 pub mod install;
@@ -26,7 +27,7 @@ use crate::store::{Reader, SCHEMA_VERSION, StoreError};
 use find::Found;
 use install::Offer;
 use launcher::Launched;
-use layout::{Layout, Rejection};
+use layout::Layout;
 use manifest::{Allowed, Decision, Facts, Refusal};
 pub use report::{Ask, Here, Outcome, Report, Verb};
 use signature::{Keys, SignatureError};
@@ -115,6 +116,17 @@ pub enum UpdateError {
          instead of `nightwatt run`, as the unit does"
     )]
     NotLaunched,
+    /// It would not start.
+    #[error(
+        "the version before, {version}, would not start with this station's configuration{why}; mend that first, \
+         and go back then"
+    )]
+    NoWayBack {
+        /// Which.
+        version: String,
+        /// What it says.
+        why: String,
+    },
     /// There is nothing to go back to.
     #[error("the factory binary runs: there is nothing before it")]
     NothingBefore,
@@ -335,37 +347,6 @@ impl<'a> Updater<'a> {
     fn tried(&self) -> Option<Trial> {
         let trial = self.layout.trial()?;
         (self.layout.linked("current") != Some(trial.sequence)).then_some(trial)
-    }
-
-    fn roll_back(&self) -> Result<Report, UpdateError> {
-        match self.tried() {
-            Some(trial) => {
-                self.layout.reject(Rejection {
-                    sequence: trial.sequence,
-                    version: trial.version,
-                    why: BY_HAND.into(),
-                    noted: false,
-                })?;
-                self.layout.end_trial()?;
-            }
-            None if self.in_force().0.is_none() => return Err(UpdateError::NothingBefore),
-            None => {
-                self.layout.roll_back(BY_HAND)?;
-            }
-        }
-        let (sequence, _) = launcher::committed(&self.layout, &self.keys, &self.factory());
-        let version = match sequence {
-            Some(sequence) => self.layout.version_text(sequence),
-            None => self.factory().to_string(),
-        };
-        let named = sequence.map_or("the factory binary".into(), |s| format!("sequence {s}"));
-        Ok(Report {
-            outcome: Outcome::RolledBack,
-            sequence,
-            text: format!("back to {version} ({named}){}", self.when_launched()),
-            version: Some(version),
-            reason: None,
-        })
     }
 
     /// What is here. A version that was launched is not hashed again for this.

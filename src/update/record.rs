@@ -1,13 +1,16 @@
 //! Small files that survive a power cut: one line of CRC and JSON, and links, replaced as a whole and durably.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fault;
+
+/// No record of ours comes near, bytes.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// Puts `value` in place of what `path` held: written aside, synchronised, renamed, folder synchronised.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
@@ -22,10 +25,30 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 
 /// What `path` holds; none where it is missing or damaged.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = String::from_utf8(read_small(path, MOST_BYTES).ok()?).ok()?;
     let (sum, json) = text.strip_suffix('\n')?.split_once(' ')?;
     (u32::from_str_radix(sum, 16).ok()? == crc(json)).then_some(())?;
     serde_json::from_str(json).ok()
+}
+
+/// A file that must not be longer than `most` bytes.
+pub fn read_small(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    open_file(path)
+        .and_then(|f| f.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    if bytes.len() as u64 > most {
+        return Err(format!("{} is longer than {most} bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+/// Opens what is a file: a pipe in its place would be waited for without end.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    match fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other("it is no file")),
+    }
 }
 
 /// Points the symbolic link `path` at `target`, in one step.

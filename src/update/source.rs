@@ -2,7 +2,7 @@
 
 mod web;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Source {
     pub fn small(&self, name: &str, most: u64, terms: &Terms) -> Result<Vec<u8>, UpdateError> {
         match self {
             Source::Folder(folder) => {
-                super::layout::read_small(&folder.join(name), most).map_err(UpdateError::Source)
+                record::read_small(&folder.join(name), most).map_err(UpdateError::Source)
             }
             Source::Web(base) => {
                 let address = format!("{base}/{name}");
@@ -123,7 +123,7 @@ impl Source {
 fn copy(from: &Path, to: &Path, size: u64, terms: &Terms) -> Result<(), UpdateError> {
     let copied = || {
         // One byte more than there may be, to see that it is too long.
-        let mut source = File::open(from)?.take(size + 1);
+        let mut source = record::open_file(from)?.take(size + 1);
         let mut file = File::create(to)?;
         let (mut buffer, mut had) = (vec![0; COPY_BYTES], 0);
         while !terms.stop.has_begun() {
@@ -138,14 +138,19 @@ fn copy(from: &Path, to: &Path, size: u64, terms: &Terms) -> Result<(), UpdateEr
         Ok(None)
     };
     let shown = from.display();
-    match copied() {
+    let done = match copied() {
         Ok(Some(had)) if had == size => Ok(()),
         Ok(Some(_)) => Err(UpdateError::Source(format!(
             "{shown} does not have the size of {size} bytes"
         ))),
         Ok(None) => Err(UpdateError::Stopped),
         Err(e) => Err(UpdateError::Source(format!("cannot copy {shown}: {e}"))),
+    };
+    if done.is_err() {
+        // A copy is not gone on with; on a full disk it would only take room.
+        let _ = fs::remove_file(to);
     }
+    done
 }
 
 /// A transfer, tried again where that may help. It runs on a thread that may wait, with a runtime of its own.
@@ -268,8 +273,11 @@ async fn fetch(address: &str, m: &Manifest, folder: &Path, terms: &Terms) -> Res
                 m.size
             )));
         }
-        file.write_all(&data)
-            .map_err(|e| Broken::final_(format!("cannot write {}: {e}", part.display())))?;
+        file.write_all(&data).map_err(|e| {
+            // On a full disk it would only take room.
+            let _ = fs::remove_file(&part);
+            Broken::final_(format!("cannot write {}: {e}", part.display()))
+        })?;
     }
     if at < m.size {
         return Err(Broken::passing(format!(

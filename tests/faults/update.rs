@@ -55,9 +55,9 @@ fn commit_in_a_process_of_its_own() {
     if let Ok(told) = std::env::var(COMMIT_OF) {
         let (db, key) = told.split_once('\n').unwrap();
         let keys = nightwatt::update::signature::Keys::new(&[key.to_owned()]).unwrap();
-        nightwatt::update::layout::Layout::beside(Path::new(db))
-            .commit(&keys)
-            .unwrap();
+        let layout = nightwatt::update::layout::Layout::beside(Path::new(db));
+        layout.commit(&keys).unwrap();
+        layout.settle().unwrap();
     }
 }
 

@@ -20,6 +20,43 @@ fn put(path: &Path, file: &[u8]) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A pipe in the place of a file.
+fn pipe(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn what_a_commit_leaves_to_go_back_to_is_whole() {
+    let publisher = Publisher::new();
+    for damage in ["current is missing", "current has rotted"] {
+        let updated = two_versions(&publisher);
+        match damage {
+            "current is missing" => std::fs::remove_file(updated.layout().path("current")).unwrap(),
+            _ => put(&updated.layout().program(7), b"rot"),
+        }
+        assert_eq!(updated.started(), "sequence 6", "{damage}");
+        updated.commit(&publisher, 9, &speaking(9));
+        assert_eq!(updated.started(), "sequence 9", "{damage}");
+        put(&updated.layout().program(9), b"rot");
+        assert_eq!(updated.started(), "sequence 6", "{damage}");
+    }
+}
+
+#[test]
+fn a_folder_of_versions_that_cannot_be_read_is_not_taken_for_none() {
+    let publisher = Publisher::new();
+    let updated = two_versions(&publisher);
+    let folder = updated.layout().folder().to_owned();
+    std::fs::rename(&folder, folder.with_extension("aside")).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    let out = updated.station.run(&["update", "status"]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(said.contains("cannot read /"), "{said}");
+}
+
 #[test]
 fn o11_with_any_damage_the_previous_or_the_factory_version_starts() {
     let publisher = Publisher::new();
@@ -57,6 +94,10 @@ fn o11_with_any_damage_the_previous_or_the_factory_version_starts() {
     }
     std::fs::write(&trial, [0xff; 4096]).unwrap();
     assert_eq!(updated.started(), "sequence 7");
+    // Who opens a pipe waits for somebody at its other end.
+    pipe(&trial);
+    assert_eq!(updated.started(), "sequence 7", "trial a pipe");
+    std::fs::remove_file(&trial).unwrap();
     // Bit rot: in the program, its manifest, its signature.
     for name in [
         "nightwatt",
@@ -80,6 +121,9 @@ fn o11_with_any_damage_the_previous_or_the_factory_version_starts() {
         );
         std::fs::remove_file(&path).unwrap();
         assert_eq!(updated.started(), "sequence 6", "{name} missing");
+        pipe(&path);
+        assert_eq!(updated.started(), "sequence 6", "{name} a pipe");
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, &good).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(updated.started(), "sequence 7", "{name}");

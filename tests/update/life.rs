@@ -84,9 +84,15 @@ fn o8_a_candidate_that_fails_in_any_way_is_given_up_after_three_starts() {
     );
     assert_eq!(updated.update("apply", 20, &[]).status.code(), Some(1));
     // One that does not get on with this station is never tried.
-    let unfit = format!("#!/bin/sh\necho nightwatt {}\nexit 1\n", version(21));
+    let unfit = format!(
+        "#!/bin/sh\necho nightwatt {}\necho 'cannot bear this' >&2\nexit 1\n",
+        version(21)
+    );
     publisher.publish(&updated.release(21), 21, unfit.as_bytes(), |_| ());
-    assert_eq!(updated.update("apply", 21, &[]).status.code(), Some(1));
+    let out = updated.update("apply", 21, &[]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(said.contains("exit status: 1: cannot bear this"), "{said}");
     assert!(updated.layout().trial().is_none());
     assert_eq!(updated.started(), "sequence 7");
 }
@@ -97,7 +103,7 @@ pub fn start(updated: &mut Updated) -> u32 {
     updated.station.pid()
 }
 
-fn in_force(updated: &Updated) -> serde_json::Value {
+pub fn in_force(updated: &Updated) -> serde_json::Value {
     updated
         .station
         .try_status()

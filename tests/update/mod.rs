@@ -3,6 +3,7 @@
 //! A candidate is any signed file: most are shell scripts that say who they are, some become the real daemon.
 
 mod attacks;
+mod back;
 mod damage;
 mod life;
 mod older;
@@ -151,6 +152,7 @@ impl Updated {
         publisher.publish(&self.release(sequence), sequence, file, |_| ());
         assert_eq!(self.report("apply", sequence, &[])["outcome"], "trial");
         self.layout().commit(&publisher.keys()).unwrap();
+        self.layout().settle().unwrap();
     }
 
     /// What a start starts: what a script says, or "factory", which ends at once as its broker's address is

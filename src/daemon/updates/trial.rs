@@ -11,6 +11,8 @@ use super::Updates;
 use crate::errors::chain;
 use crate::http::client;
 use crate::update::UpdateError;
+use crate::update::layout::Layout;
+use crate::update::manifest::Manifest;
 
 /// A version on trial is asked this often whether it does what it has to.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -19,11 +21,22 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// One that has not proved itself in so many times its time ends, as if it had crashed.
 const GIVE_UP_AFTER: u32 = 5;
 
+/// What a commit is told as.
+pub(super) fn committed(m: &Manifest) -> String {
+    let Manifest {
+        version, sequence, ..
+    } = m;
+    format!("{version} (sequence {sequence}) has proved itself and stays")
+}
+
 impl Updates {
     /// The sequence of this version where it has yet to prove itself.
     pub(super) fn on_trial(&self) -> Option<u64> {
-        let launched = self.launch.launched.as_ref()?;
-        launched.sequence.filter(|_| launched.trial)
+        let launched = self.launch.launched.as_ref().filter(|l| l.trial)?;
+        // Committed since, a reload does not put it on trial again.
+        let layout = Layout::beside(&self.config.store.path);
+        let committed = layout.linked("current");
+        launched.sequence.filter(|s| committed != Some(*s))
     }
 
     pub(super) async fn note_ready(
@@ -69,7 +82,9 @@ impl Updates {
                 match self.commit().await {
                     Ok(text) => {
                         tracing::info!("{text}");
-                        self.note("update_committed", text).await;
+                        if self.note("update_committed", text).await {
+                            self.settle().await;
+                        }
                         return std::future::pending().await;
                     }
                     Err(error) => tracing::error!("not committed: {}", chain(&error)),
@@ -105,12 +120,22 @@ impl Updates {
     async fn commit(&self) -> Result<String, Arc<UpdateError>> {
         self.with_updater(|updater| {
             let _lock = updater.layout.lock()?;
-            let m = updater.layout.commit(&updater.keys)?;
-            Ok(format!(
-                "{} (sequence {}) has proved itself and stays",
-                m.version, m.sequence
-            ))
+            Ok(committed(&updater.layout.commit(&updater.keys)?))
         })
         .await
+    }
+
+    /// Only once the event is kept: cut off before, the next start tells it.
+    pub(super) async fn settle(&self) {
+        let settled = self.with_updater(|updater| {
+            let _lock = updater.layout.lock()?;
+            updater.layout.settle()
+        });
+        if let Err(error) = settled.await {
+            tracing::warn!(
+                "the commit is concluded at the next start: {}",
+                chain(&error)
+            );
+        }
     }
 }

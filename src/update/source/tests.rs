@@ -94,7 +94,7 @@ fn head(stream: &mut TcpStream, status: &str, headers: &str) -> std::io::Result<
 }
 
 fn part(folder: &Path) -> Vec<u8> {
-    std::fs::read(folder.join("part")).unwrap_or_default()
+    fs::read(folder.join("part")).unwrap_or_default()
 }
 
 #[test]
@@ -326,4 +326,43 @@ fn addresses_are_encrypted_or_of_this_machine() {
     );
     good("http://[::1]:8080/x").unwrap();
     good("http://localhost/x").unwrap();
+}
+
+#[test]
+fn o10_what_cannot_be_copied_takes_no_room() {
+    let stick = tempfile::tempdir().unwrap();
+    let source = Source::Folder(stick.path().into());
+    let dir = tempfile::tempdir().unwrap();
+    let part = dir.path().join("part");
+    let refused = || {
+        let why = source
+            .download(&release(), dir.path(), &quick())
+            .unwrap_err();
+        assert!(part.symlink_metadata().is_err(), "{why}");
+        why.to_string()
+    };
+    fs::write(stick.path().join("program"), file()).unwrap();
+    // A disk that is full.
+    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    assert!(refused().contains("No space left"));
+    fs::write(stick.path().join("program"), &file()[1..]).unwrap();
+    assert!(refused().contains("does not have the size"));
+}
+
+#[test]
+fn o6_a_pipe_on_a_stick_is_not_waited_for() {
+    let stick = tempfile::tempdir().unwrap();
+    for name in ["manifest", "program"] {
+        let path = stick.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    }
+    let source = Source::Folder(stick.path().into());
+    let why = source.small("manifest", 1000, &quick()).unwrap_err();
+    assert!(why.to_string().contains("no file"), "{why}");
+    let dir = tempfile::tempdir().unwrap();
+    let why = source
+        .download(&release(), dir.path(), &quick())
+        .unwrap_err();
+    assert!(why.to_string().contains("no file"), "{why}");
 }
