@@ -24,7 +24,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// An answer that takes longer is not waited for.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// What may take minutes: it ends with the work, not by the clock.
-const LONG: &[&str] = &["/api/ml/retrain", "/api/store/snapshot"];
+const LONG: &[&str] = &["/api/ml/retrain", "/api/store/snapshot", "/api/update"];
 /// Shorter tokens can be guessed by trying.
 const TOKEN_CHARACTERS: usize = 16;
 /// A user id that this user namespace has no name for appears as this one.

@@ -5,7 +5,7 @@
 
 mod broker;
 mod commit;
-mod disk;
+pub mod disk;
 mod kill;
 mod payloads;
 mod power;
@@ -107,7 +107,7 @@ fn succeeds(program: &str, words: &[&str]) -> bool {
 }
 
 /// What the tests with loop devices and tmpfs need.
-fn can_mount() -> bool {
+pub fn can_mount() -> bool {
     available(
         "root with mount and mkfs.ext4",
         rustix::process::geteuid().is_root()

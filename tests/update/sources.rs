@@ -13,6 +13,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::life::start;
 use super::{Publisher, Updated, living, speaking};
+use crate::faults::can_mount;
+use crate::faults::disk::SmallDisk;
 use crate::secure::certificates;
 use crate::support::wait_for;
 
@@ -406,6 +408,24 @@ fn what_is_here_already_needs_no_source_to_be_tried() {
     assert!(updated.layout().trial().is_none());
 }
 
+#[test]
+fn whoever_asked_hears_also_what_takes_longer_than_other_answers() {
+    let publisher = Publisher::new();
+    let mut updated = Updated::new(&[&publisher], "");
+    start(&mut updated);
+    // Longer than a request for a page is waited for.
+    let slow = "#!/bin/sh\nsleep 31\necho 'it has thought about it' >&2\nexit 1\n";
+    publisher.publish(&updated.release(8), 8, slow.as_bytes(), |_| ());
+    let folder = updated.release(8);
+    let apply = ["apply", folder.to_str().unwrap()];
+    fails(
+        &updated,
+        &apply,
+        1,
+        &["own check failed", "thought about it"],
+    );
+}
+
 /// Asks for it and waits for nothing.
 fn ask(updated: &Updated, words: &[&str]) -> Child {
     let mut command = updated.station.command(&[&["update"], words].concat());
@@ -467,4 +487,34 @@ fn a_transfer_is_named_to_others_joined_by_the_same_and_stopped_by_a_reload() {
     web.is(Trouble::None);
     assert_eq!(outcome(&updated, &["fetch"]), "fetched");
     assert_eq!(web.seen("\r\nrange: bytes="), 1);
+}
+
+#[test]
+fn o10_a_transfer_that_a_full_disk_breaks_off_takes_no_room() {
+    if !can_mount() {
+        return;
+    }
+    let (web, publisher, disk) = (Web::start(), Publisher::new(), SmallDisk::new(6));
+    let section = format!("{}ca_file = {:?}", web.section(), web.ca());
+    let updated = Updated::at(
+        Some(disk.path()),
+        "mqtt://127.0.0.1:1",
+        &[&publisher],
+        &section,
+    );
+    publisher.publish(&web.folder(), 8, &large(8), |_| ());
+    web.is(Trouble::Hang);
+    let fetching = ask(&updated, &["fetch"]);
+    let part = updated.layout().path("download").join("part");
+    wait_for("the half", 20, || {
+        (std::fs::metadata(&part).ok()?.len() == HALF as u64).then_some(())
+    });
+    disk.fill();
+    web.is(Trouble::None);
+    let out = fetching.wait_with_output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(said.contains("cannot write"), "{said}");
+    assert!(!part.exists());
+    disk.empty();
+    assert_eq!(outcome(&updated, &["fetch"]), "fetched");
 }
