@@ -129,9 +129,15 @@ impl Forecaster {
         self.version = version;
         for h in &mut self.horizons {
             let minutes = h.plan.horizon_min();
-            let fits = bundle.power.get(&minutes).is_some_and(|p| p.fits(&h.plan));
+            let fits = bundle
+                .power
+                .get(&minutes)
+                .is_some_and(|p| p.header.fits(&h.plan));
             h.power = fits.then(|| bundle.power.remove(&minutes)).flatten();
-            let fits = bundle.ramp.get(&minutes).is_some_and(|p| p.fits(&h.plan));
+            let fits = bundle
+                .ramp
+                .get(&minutes)
+                .is_some_and(|p| p.header.fits(&h.plan));
             h.ramp = fits.then(|| bundle.ramp.remove(&minutes)).flatten();
         }
         bundle.parts().collect()

@@ -7,7 +7,7 @@ use super::{BacktestArgs, BacktestError};
 use crate::features::{Matrix, Pipeline, Plan, Row, Sink, Truth};
 use crate::grid::infer_step_min;
 use crate::models::interval::Interval;
-use crate::models::{Artifact, Model};
+use crate::models::{Artifact, Header, Model};
 use crate::reading::TimestampMs;
 use crate::tidy::TidyReader;
 
@@ -114,10 +114,7 @@ impl Recorded {
 
     pub fn artifact(&self, model: &Model, interval: Option<Interval>) -> Artifact {
         Artifact {
-            features: self.plan.names().map(str::to_owned).collect(),
-            horizon_min: self.plan.horizon_min(),
-            step_min: self.plan.step_min(),
-            trained_until: TimestampMs::default(),
+            header: Header::new(&self.plan, TimestampMs::default()),
             model: model.clone(),
             interval,
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::features::{FeatureSet, Matrix, Pipeline};
-use crate::models::{Learner, product};
+use crate::models::{Header, Learner, product};
 use crate::reading::Field;
 use crate::sun::Site;
 use crate::testing::{START, readings};
@@ -19,7 +19,7 @@ fn plan() -> Plan {
 
 fn serving(part: &Artifact, version: i64) -> Option<(Bundle, i64)> {
     let mut bundle = Bundle::default();
-    bundle.power.insert(part.horizon_min, part.clone());
+    bundle.power.insert(part.header.horizon_min, part.clone());
     Some((bundle, version))
 }
 
@@ -33,10 +33,7 @@ fn artifact(rows: &Matrix) -> Artifact {
     learner.learn(0, rows, &AtomicBool::new(false)).unwrap();
     let model = learner.model(&AtomicBool::new(false));
     Artifact {
-        features: plan().names().map(str::to_owned).collect(),
-        horizon_min: 15,
-        step_min: 10,
-        trained_until: START,
+        header: Header::new(&plan(), START),
         // What nothing was learned by stands for any model.
         model: model.unwrap_or(Model::Smart),
         interval: None,
@@ -123,7 +120,7 @@ fn without_a_model_persistence_serves_and_a_swap_keeps_the_past() {
         live.forecast(device, noon(4)),
         std::slice::from_ref(&before)
     );
-    other.horizon_min = 30;
+    other.header.horizon_min = 30;
     let unfit = live.serve(serving(&other, 2));
     assert_eq!(unfit, [(30, Kind::Power)], "made for another horizon");
     assert_eq!(live.forecast(device, noon(4)), [before]);
@@ -137,10 +134,10 @@ fn horizons_share_the_past_and_each_is_served_by_its_own_part() {
     let mut alone = plans.clone().map(|plan| Forecaster::new(vec![plan]));
     let mut all = Forecaster::new(plans.to_vec());
     let mut part = artifact(&Matrix::new());
-    (part.features, part.horizon_min) = (plans[1].names().map(str::to_owned).collect(), 60);
+    part.header = Header::new(&plans[1], START);
     let mut bundle = serving(&part, 3);
     let mut ramp = crate::models::ramp::testdata::warning(60);
-    (ramp.features, ramp.step_min) = (part.features.clone(), 10);
+    ramp.header = part.header.clone();
     if let Some((bundle, _)) = &mut bundle {
         bundle.ramp.insert(60, ramp);
     }
@@ -179,10 +176,9 @@ fn a_version_that_says_what_cannot_be_is_found_out() {
         live.push(device, *ts, values);
     }
     let mut bundle = Bundle::default();
-    let features: Vec<String> = plan().names().map(str::to_owned).collect();
     for (probability, sound) in [(0.9, true), (1.5, false), (f32::NAN, false)] {
         let mut ramp = crate::models::ramp::testdata::saying(15, probability);
-        (ramp.features, ramp.step_min) = (features.clone(), 10);
+        ramp.header = Header::new(&plan(), START);
         bundle.ramp.insert(15, ramp);
         assert_eq!(live.serve(Some((bundle.clone(), 1))), []);
         assert_eq!(live.prove().is_ok(), sound, "{probability}");

@@ -50,8 +50,8 @@ impl Bundle {
     /// Minutes between slots of the rows that every part wants; `None` without parts, or where they
     /// disagree and cannot serve together.
     pub fn step_min(&self) -> Option<u32> {
-        let power = self.power.values().map(|part| part.step_min);
-        let mut steps = power.chain(self.ramp.values().map(|part| part.step_min));
+        let power = self.power.values().map(|part| part.header.step_min);
+        let mut steps = power.chain(self.ramp.values().map(|part| part.header.step_min));
         let first = steps.next()?;
         steps.all(|step| step == first).then_some(first)
     }
@@ -65,13 +65,13 @@ impl Bundle {
         };
         let mut carried = Vec::new();
         for (horizon, part) in older.power {
-            if wanted(&horizon, part.step_min) && !self.power.contains_key(&horizon) {
+            if wanted(&horizon, part.header.step_min) && !self.power.contains_key(&horizon) {
                 self.power.insert(horizon, part);
                 carried.push((horizon, Kind::Power));
             }
         }
         for (horizon, part) in older.ramp {
-            if wanted(&horizon, part.step_min) && !self.ramp.contains_key(&horizon) {
+            if wanted(&horizon, part.header.step_min) && !self.ramp.contains_key(&horizon) {
                 self.ramp.insert(horizon, part);
                 carried.push((horizon, Kind::Ramp));
             }
@@ -110,14 +110,14 @@ impl Bundle {
                 0 => {
                     let part = Artifact::from_bytes(bytes)?;
                     (
-                        part.horizon_min,
+                        part.header.horizon_min,
                         bundle.power.insert(horizon, part).is_some(),
                     )
                 }
                 1 => {
                     let part = RampWarning::from_bytes(bytes)?;
                     (
-                        part.horizon_min,
+                        part.header.horizon_min,
                         bundle.ramp.insert(horizon, part).is_some(),
                     )
                 }
@@ -137,15 +137,17 @@ impl Bundle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::Model;
+    use crate::models::{Header, Model};
     use crate::reading::TimestampMs;
 
     fn power(horizon_min: u32, step_min: u32, trained_until: i64) -> Artifact {
         Artifact {
-            features: vec!["a".into()],
-            horizon_min,
-            step_min,
-            trained_until: TimestampMs(trained_until),
+            header: Header {
+                features: vec!["a".into()],
+                horizon_min,
+                step_min,
+                trained_until: TimestampMs(trained_until),
+            },
             model: Model::Smart,
             interval: None,
         }
@@ -210,7 +212,7 @@ mod tests {
         let live = bundle(&[(15, 1), (60, 1), (180, 1)]);
         let mut next = bundle(&[(60, 2)]);
         assert_eq!(next.carry(live, &[15, 60]), [(15, Kind::Power)]);
-        let until = |h| next.power.get(&h).map(|part| part.trained_until.0);
+        let until = |h| next.power.get(&h).map(|part| part.header.trained_until.0);
         assert_eq!((until(15), until(60), until(180)), (Some(1), Some(2), None));
         let mut other_step = Bundle::default();
         other_step.power.insert(15, power(15, 10, 3));

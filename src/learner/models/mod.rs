@@ -6,6 +6,7 @@
 pub mod baseline;
 pub mod bundle;
 pub(crate) mod codec;
+mod header;
 pub mod interval;
 mod learner;
 pub mod ramp;
@@ -17,22 +18,20 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use header::Header;
 pub use learner::{LearnError, Learner, RidgeLearner, product, product_ridge};
 pub use trees::TreesLearner;
 
-use crate::features::{Facts, MAX_PER_CAPACITY, Plan, Row};
-use crate::reading::TimestampMs;
+use crate::features::{Facts, MAX_PER_CAPACITY, Row};
 use codec::{Decoder, Encoder, seal, unseal};
 use interval::Interval;
 use ridge::Ridge;
-use trees::{Binner, Booster, Forest, MAX_FEATURES as MAX_CODES, MISSING};
+use trees::{Binner, Booster, Forest};
 
 const MAGIC: [u8; 8] = *b"nwmodel\0";
 const FORMAT: u32 = 2;
 /// The largest artefact that is read, bytes.
 const MAX_BYTES: usize = 64 << 20;
-const MAX_FEATURES: usize = 64;
-const MAX_NAME_BYTES: usize = 64;
 const MAX_PARTS: usize = 64;
 
 /// Why bytes are not a model.
@@ -106,14 +105,13 @@ impl Model {
             Model::Smart => facts.smart_w.max(0.0),
             Model::Ridge(ridge) => learned(facts, || ridge.value(row.x) as f32),
             Model::Boosted { binner, boosters } => learned(facts, || {
-                let mut codes = [MISSING; MAX_CODES];
-                binner.encode_row(row.x, facts.missing, &mut codes);
+                let codes = binner.row_codes(row.x, facts.missing);
                 let sum: f32 = boosters.iter().map(|b| b.predict_codes(&codes)).sum();
                 sum / boosters.len().max(1) as f32
             }),
-            Model::Extra { binner, forest } => {
-                learned(facts, || forest.predict_row(binner, row.x, facts.missing))
-            }
+            Model::Extra { binner, forest } => learned(facts, || {
+                forest.predict_codes(&binner.row_codes(row.x, facts.missing))
+            }),
             Model::Median(parts) => median(parts.iter().map(|part| part.lit(row))),
         }
     }
@@ -222,17 +220,11 @@ fn learned(facts: &Facts, value: impl FnOnce() -> f32) -> f32 {
     }
 }
 
-/// What is stored and served: a model, its interval, and the rows they may be asked about.
+/// What is stored and served: a model and its interval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
-    /// Names of the features, in the order of the row.
-    pub features: Vec<String>,
-    /// Minutes ahead.
-    pub horizon_min: u32,
-    /// Minutes between slots.
-    pub step_min: u32,
-    /// No target later than this was learned from.
-    pub trained_until: TimestampMs,
+    /// The rows it may be asked about.
+    pub header: Header,
     /// The forecaster.
     pub model: Model,
     /// p10 and p90, where enough rows were held back to know them.
@@ -240,21 +232,10 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Whether rows made by `plan` are those the model was made for.
-    pub fn fits(&self, plan: &Plan) -> bool {
-        self.horizon_min == plan.horizon_min()
-            && self.step_min == plan.step_min()
-            && plan.names().eq(self.features.iter().map(String::as_str))
-    }
-
     /// The bytes: magic, format, length and SHA-256 of the content, content.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut content = Encoder::default();
-        content.u32(self.horizon_min);
-        content.u32(self.step_min);
-        content.i64(self.trained_until.0);
-        content.len(self.features.len());
-        self.features.iter().for_each(|name| content.str(name));
+        self.header.encode(&mut content);
         self.model.encode(&mut content);
         content.u8(u8::from(self.interval.is_some()));
         if let Some(interval) = &self.interval {
@@ -267,12 +248,7 @@ impl Artifact {
     /// than the bytes themselves is allocated.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut from = Decoder(unseal(bytes, MAGIC, FORMAT, MAX_BYTES)?);
-        let (horizon_min, step_min) = (from.u32()?, from.u32()?);
-        let trained_until = TimestampMs(from.i64()?);
-        let n = from.len(MAX_FEATURES, 4)?;
-        let features = (0..n)
-            .map(|_| from.str(MAX_NAME_BYTES))
-            .collect::<Result<Vec<_>, _>>()?;
+        let header = Header::decode(&mut from)?;
         let model = Model::decode(&mut from, false)?;
         let interval = match from.u8()? {
             0 => None,
@@ -281,16 +257,13 @@ impl Artifact {
         if !from.0.is_empty() {
             return Err(CodecError::Malformed("something follows the model"));
         }
-        if !model.takes(features.len()) {
+        if !model.takes(header.features.len()) {
             return Err(CodecError::Malformed(
                 "the model does not take these features",
             ));
         }
         Ok(Self {
-            features,
-            horizon_min,
-            step_min,
-            trained_until,
+            header,
             model,
             interval,
         })

@@ -12,10 +12,9 @@ mod score;
 mod trees;
 
 use super::codec::{Decoder, Encoder, seal, unseal};
-use super::trees::{Binner, MAX_FEATURES as MAX_CODES, MISSING};
-use super::{CodecError, MAX_BYTES, MAX_FEATURES, MAX_NAME_BYTES};
-use crate::features::{Facts, Plan, Row};
-use crate::reading::TimestampMs;
+use super::trees::Binner;
+use super::{CodecError, Header, MAX_BYTES};
+use crate::features::{Facts, Row};
 use trees::{Tree, votes};
 
 pub use learner::RampLearner;
@@ -32,6 +31,7 @@ const FORMAT: u32 = 1;
 const TREES: usize = 32;
 /// With fewer rows of either class there is nothing to learn or to judge.
 const MIN_CLASS_ROWS: usize = 50;
+
 /// Whether a fall as steep as a ramp is possible from a row, which is to say daylight and enough power.
 /// Up to twelve hours ahead naive persistence is the power now.
 pub fn possible(facts: &Facts) -> bool {
@@ -46,14 +46,8 @@ pub fn fell(facts: &Facts, lowest_w: f32) -> bool {
 /// The served warning of one horizon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RampWarning {
-    /// Names of the features, in the order of the row.
-    pub features: Vec<String>,
-    /// Minutes ahead.
-    pub horizon_min: u32,
-    /// Minutes between slots.
-    pub step_min: u32,
-    /// No later row was learned from.
-    pub trained_until: TimestampMs,
+    /// The rows it may be asked about.
+    pub header: Header,
     binner: Binner,
     trees: Vec<Tree>,
     /// The probability by number of votes.
@@ -61,31 +55,19 @@ pub struct RampWarning {
 }
 
 impl RampWarning {
-    /// Whether rows made by `plan` are those it was made for.
-    pub fn fits(&self, plan: &Plan) -> bool {
-        self.horizon_min == plan.horizon_min()
-            && self.step_min == plan.step_min()
-            && plan.names().eq(self.features.iter().map(String::as_str))
-    }
-
     /// The probability of a ramp, 0 … 1.
     pub fn probability(&self, row: Row<'_>) -> f32 {
         if !possible(&row.facts) {
             return 0.0;
         }
-        let mut codes = [MISSING; MAX_CODES];
-        self.binner.encode_row(row.x, row.facts.missing, &mut codes);
+        let codes = self.binner.row_codes(row.x, row.facts.missing);
         self.by_votes[votes(&self.trees, &codes)]
     }
 
     /// The bytes: magic, format, length and SHA-256 of the content, content.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Encoder::default();
-        out.u32(self.horizon_min);
-        out.u32(self.step_min);
-        out.i64(self.trained_until.0);
-        out.len(self.features.len());
-        self.features.iter().for_each(|name| out.str(name));
+        self.header.encode(&mut out);
         self.binner.encode(&mut out);
         out.len(self.trees.len());
         self.trees.iter().for_each(|tree| tree.encode(&mut out));
@@ -96,19 +78,15 @@ impl RampWarning {
     /// Reads what [`RampWarning::to_bytes`] wrote; every tree that passes ends in a leaf for any row.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut from = Decoder(unseal(bytes, MAGIC, FORMAT, MAX_BYTES)?);
-        let (horizon_min, step_min) = (from.u32()?, from.u32()?);
-        let trained_until = TimestampMs(from.i64()?);
-        let n = from.len(MAX_FEATURES, 4)?;
-        let features = (0..n)
-            .map(|_| from.str(MAX_NAME_BYTES))
-            .collect::<Result<Vec<_>, _>>()?;
+        let header = Header::decode(&mut from)?;
         let binner = Binner::decode(&mut from)?;
-        if binner.features() != features.len() {
+        let width = header.features.len();
+        if binner.features() != width {
             return Err(CodecError::Malformed("the bins are of other features"));
         }
         let n = from.len(TREES, 4)?;
         let trees = (0..n)
-            .map(|_| Tree::decode(&mut from, features.len()))
+            .map(|_| Tree::decode(&mut from, width))
             .collect::<Result<Vec<_>, _>>()?;
         let by_votes = (0..=trees.len())
             .map(|_| from.f32())
@@ -120,10 +98,7 @@ impl RampWarning {
             return Err(CodecError::Malformed("something follows the warning"));
         }
         Ok(Self {
-            features,
-            horizon_min,
-            step_min,
-            trained_until,
+            header,
             binner,
             trees,
             by_votes,
@@ -136,6 +111,7 @@ impl RampWarning {
 #[allow(missing_docs, clippy::unwrap_used)]
 pub mod testdata {
     use super::*;
+    use crate::reading::TimestampMs;
 
     /// A warning that always says the same.
     pub fn saying(horizon_min: u32, probability: f32) -> RampWarning {
@@ -150,10 +126,12 @@ pub mod testdata {
         let (split, no, yes) = ([2, 1, 2, 0], 0, 1);
         let tree = [&[3, 0, 0, 0][..], &split, &[no, yes]].concat();
         RampWarning {
-            features: vec!["a".into()],
-            horizon_min,
-            step_min: 5,
-            trained_until: TimestampMs(9),
+            header: Header {
+                features: vec!["a".into()],
+                horizon_min,
+                step_min: 5,
+                trained_until: TimestampMs(9),
+            },
             binner: Binner::try_from(vec![vec![0.5]]).unwrap(),
             trees: vec![Tree::decode(&mut Decoder(&tree), 1).unwrap()],
             by_votes: vec![0.1, 0.9],

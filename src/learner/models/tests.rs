@@ -6,7 +6,9 @@ use linfa::traits::Fit;
 use ndarray::{Array1, Array2};
 use sha2::{Digest, Sha256};
 
+use super::header::MAX_NAME_BYTES;
 use super::*;
+use crate::reading::TimestampMs;
 
 fn artifact() -> Artifact {
     let x = Array2::from_shape_fn((50, 2), |(i, j)| ((i * (j + 3)) % 11) as f32);
@@ -25,10 +27,12 @@ fn artifact() -> Artifact {
     };
     errors.observe(1, (0..300).map(judged));
     Artifact {
-        features: vec!["a".into(), "b".into()],
-        horizon_min: 15,
-        step_min: 5,
-        trained_until: TimestampMs(1_600_000_000_000),
+        header: Header {
+            features: vec!["a".into(), "b".into()],
+            horizon_min: 15,
+            step_min: 5,
+            trained_until: TimestampMs(1_600_000_000_000),
+        },
         model: Model::Median(vec![Model::Ridge(ridge), Model::Smart, Model::Naive]),
         interval: errors.interval(),
     }

@@ -23,7 +23,7 @@ use crate::features::{FeatureSet, Matrix, Pipeline, Plan, PlanError, Row, Sink, 
 use crate::grid::infer_step_min;
 use crate::models::ramp::{RampLearner, RampWarning};
 use crate::models::score::Metrics;
-use crate::models::{Artifact, LearnError, Learner, TreesLearner};
+use crate::models::{Artifact, Header, LearnError, Learner, TreesLearner};
 use crate::reading::{DeviceId, TimestampMs, Values};
 use crate::sun::Site;
 
@@ -259,8 +259,8 @@ pub fn run<'a, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     };
     let plan = cache.plan.clone();
     let live = live.into();
-    let live_ramp = live.ramp.filter(|live| live.fits(&plan));
-    let live = live.power.filter(|live| live.fits(&plan));
+    let live_ramp = live.ramp.filter(|live| live.header.fits(&plan));
+    let live = live.power.filter(|live| live.header.fits(&plan));
 
     let rows_known = cache.learner.rows() as u64;
     let mut days = Days {
@@ -357,10 +357,7 @@ pub fn run<'a, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         other => other?,
     };
     let mut candidate = Artifact {
-        features: plan.names().map(str::to_owned).collect(),
-        horizon_min: plan.horizon_min(),
-        step_min: plan.step_min(),
-        trained_until,
+        header: Header::new(&plan, trained_until),
         model,
         interval: None,
     };

@@ -7,10 +7,10 @@ use ndarray::{Array2, ArrayView2};
 use super::trees::{Tree, votes};
 use super::{MAX_HORIZON_MIN, MIN_CLASS_ROWS, RampWarning, TREES, fell, possible};
 use crate::features::{Matrix, Plan, Row};
-use crate::models::CodecError;
 use crate::models::codec::{Decoder, Encoder};
 use crate::models::trees::rng::SplitMix64;
 use crate::models::trees::{Binner, MAX_FEATURES as MAX_CODES, MISSING};
+use crate::models::{CodecError, Header};
 use crate::reading::TimestampMs;
 
 /// Rows of a class that are kept to fit on, and rows that are kept to calibrate on.
@@ -273,10 +273,7 @@ impl RampLearner {
             counted[votes(&trees, codes.as_slice()?)][usize::from(fell)] += 1;
         }
         Some(RampWarning {
-            features: plan.names().map(str::to_owned).collect(),
-            horizon_min: plan.horizon_min(),
-            step_min: plan.step_min(),
-            trained_until,
+            header: Header::new(plan, trained_until),
             binner,
             trees,
             by_votes: isotonic(&counted),

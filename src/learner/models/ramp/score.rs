@@ -31,7 +31,7 @@ pub struct BrierScore {
 impl Brier {
     /// Adds the rows of a day; the warning is asked about those from which a ramp is possible.
     pub fn judge(&mut self, rows: &Matrix, warning: &RampWarning) {
-        for (row, lowest_w) in asked(rows, warning.horizon_min) {
+        for (row, lowest_w) in asked(rows, warning.header.horizon_min) {
             self.add(&row.facts, lowest_w, warning.probability(row));
         }
     }

@@ -2,8 +2,8 @@
 
 use super::learner::{asked, isotonic, lowest_w};
 use super::*;
-use crate::features::FeatureSet;
-use crate::features::Matrix;
+use crate::features::{FeatureSet, Matrix, Plan};
+use crate::reading::TimestampMs;
 use crate::testing::Lots;
 
 fn plan() -> Plan {

@@ -154,6 +154,13 @@ impl Binner {
         self.edges.iter().map(|edges| edges.len() + 2).collect()
     }
 
+    /// Codes of one row of raw values, for the trees; bit `f` of `mask` marks feature `f` as missing.
+    pub fn row_codes(&self, values: &[f32], mask: u64) -> [u8; MAX_FEATURES] {
+        let mut codes = [MISSING; MAX_FEATURES];
+        self.encode_row(values, mask, &mut codes);
+        codes
+    }
+
     /// Codes of one row. `codes` and `values` hold one entry per feature; shorter ones are filled
     /// as far as they go.
     pub fn encode_row(&self, values: &[f32], mask: u64, codes: &mut [u8]) {

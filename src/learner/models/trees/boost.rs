@@ -7,7 +7,6 @@ use linfa::traits::Fit;
 use ndarray::Array1;
 
 use super::binned::BinnedMatrix;
-use super::bins::{Binner, MAX_FEATURES, MISSING};
 use super::params::{FitError, MAX_ROWS, ValidParams, check_targets};
 use super::rounds::Rounds;
 use super::tree::{self, Tree, decode_trees, encode_trees};
@@ -29,23 +28,11 @@ impl Booster {
         self.start + tree::sum(&self.trees, codes)
     }
 
-    /// The prediction for a row of raw values; bit `f` of `mask` marks feature `f` as missing.
-    pub fn predict_row(&self, binner: &Binner, values: &[f32], mask: u64) -> f32 {
-        let mut codes = [MISSING; MAX_FEATURES];
-        binner.encode_row(values, mask, &mut codes);
-        self.predict_codes(&codes)
-    }
-
     /// The predictions for all rows of a matrix.
     pub fn predict(&self, matrix: &BinnedMatrix) -> Array1<f32> {
         (0..matrix.rows())
             .map(|row| self.predict_codes(matrix.row(row)))
             .collect()
-    }
-
-    /// The trees, in the order they were added.
-    pub fn trees(&self) -> &[Tree] {
-        &self.trees
     }
 
     pub(in crate::models) fn features(&self) -> usize {
@@ -155,6 +142,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::models::trees::bins::Binner;
     use crate::models::trees::loss::Loss;
     use crate::models::trees::params::{Params, Settings};
     use crate::models::trees::testdata::{noisy, steps, steps_of};
@@ -213,12 +201,13 @@ mod tests {
             .map(|&mask| if mask == 1 { 7.0 } else { 1.0 })
             .collect();
         let booster = fit(whole(), &matrix, &targets);
-        assert_eq!(booster.predict_row(&binner, &[0.5, 0.5, 0.5], 1), 7.0);
-        assert_eq!(booster.predict_row(&binner, &[f32::NAN, 0.5, 0.5], 0), 7.0);
-        assert_eq!(booster.predict_row(&binner, &[0.5, 0.5, 0.5], 0), 1.0);
+        let predicted = |row: &[f32], mask| booster.predict_codes(&binner.row_codes(row, mask));
+        assert_eq!(predicted(&[0.5, 0.5, 0.5], 1), 7.0);
+        assert_eq!(predicted(&[f32::NAN, 0.5, 0.5], 0), 7.0);
+        assert_eq!(predicted(&[0.5, 0.5, 0.5], 0), 1.0);
         let row = rows.row(77).to_vec();
         let codes = booster.predict_codes(matrix.row(77));
-        assert_eq!(booster.predict_row(&binner, &row, masks[77]), codes);
+        assert_eq!(predicted(&row, masks[77]), codes);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use linfa::traits::Fit;
 use ndarray::Array1;
 
 use super::binned::BinnedMatrix;
-use super::bins::{Binner, MAX_FEATURES, MISSING};
 use super::draw::{Goal, Grower};
 use super::params::{FitError, ValidExtraParams, check_targets};
 use super::tree::{self, Tree, decode_trees, encode_trees};
@@ -28,31 +27,12 @@ impl Forest {
         tree::sum(&self.trees, codes) / self.trees.len().max(1) as f32
     }
 
-    /// The prediction for a row of raw values; bit `f` of `mask` marks feature `f` as missing.
-    pub fn predict_row(&self, binner: &Binner, values: &[f32], mask: u64) -> f32 {
-        let mut codes = [MISSING; MAX_FEATURES];
-        binner.encode_row(values, mask, &mut codes);
-        self.predict_codes(&codes)
-    }
-
-    /// The predictions for all rows of a matrix.
-    pub fn predict(&self, matrix: &BinnedMatrix) -> Array1<f32> {
-        (0..matrix.rows())
-            .map(|row| self.predict_codes(matrix.row(row)))
-            .collect()
-    }
-
     /// Takes in the trees of `newer`, over the same codes, and lets go of the oldest beyond `most`.
     pub(super) fn renew(&mut self, newer: Forest, most: usize) {
         self.features = newer.features;
         self.trees.extend(newer.trees);
         let old = self.trees.len().saturating_sub(most);
         self.trees.drain(..old);
-    }
-
-    /// The trees.
-    pub fn trees(&self) -> &[Tree] {
-        &self.trees
     }
 
     pub(in crate::models) fn features(&self) -> usize {
@@ -156,12 +136,9 @@ mod tests {
                     ..Default::default()
                 },
             );
-            let missed = forest
-                .predict(&matrix)
-                .iter()
-                .zip(&targets)
-                .map(|(p, t)| (p - t).abs())
-                .sum::<f32>();
+            let missed: f32 = (0..matrix.rows())
+                .map(|row| (forest.predict_codes(matrix.row(row)) - targets[row]).abs())
+                .sum();
             assert!(missed / 4_000.0 < 0.2, "median {median}: {missed}");
         }
     }
@@ -176,7 +153,7 @@ mod tests {
         assert_eq!(one, fit(2, settings.clone()).0);
         assert_eq!(one, fit(7, settings).0);
         assert!(
-            one.trees()
+            one.trees
                 .iter()
                 .all(|tree| (2..=50).contains(&tree.leaves()))
         );
