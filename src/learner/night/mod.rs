@@ -176,6 +176,8 @@ impl Days<'_> {
         let Some((day, (rows, _))) = self.held.pop_first() else {
             return;
         };
+        // A device that falls silent leaves a row that is complete only when it speaks again, or at the end.
+        self.known = Some(day);
         self.rows_train += rows.len() as u64;
         let newest = rows
             .iter()

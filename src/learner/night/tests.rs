@@ -305,3 +305,16 @@ fn cancelling_and_unreadable_rows_are_errors() {
     let outcome = run(torn, None, None, &params(), &AtomicBool::new(false));
     assert!(matches!(outcome, Err(NightError::Rows(_))), "{outcome:?}");
 }
+
+#[test]
+fn a_device_that_fell_silent_long_ago_does_not_disorder_the_days_taught() {
+    let mut rows = readings(&["a", "b"], 25, 10, 0.0, 1);
+    let (first, silent) = (rows[0].1, rows[0].1.plus_min(12 * 1440 + 720));
+    rows.retain(|(device, ts, _)| device.as_str() == "a" || *ts <= silent);
+    let cache = after(None, &rows, None, &params()).cache.unwrap();
+    let last = cache.plan.local_day(first) + 20;
+    let back = Cache::from_bytes(&cache.to_bytes(&params()), &params()).unwrap();
+    for cache in [cache, back] {
+        assert_eq!(cache.learner.last_day(), Some(last));
+    }
+}
