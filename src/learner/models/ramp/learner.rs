@@ -290,6 +290,12 @@ pub(super) fn isotonic(counted: &[[u32; 2]]) -> Vec<f32> {
         fell: f64,
         rows: f64,
     }
+    impl Pool {
+        /// One of each kind more (Laplace's rule): what was never seen is not impossible.
+        fn chance(&self) -> f64 {
+            (self.fell + 1.0) / (self.rows + 2.0)
+        }
+    }
     let mut pools: Vec<Pool> = Vec::new();
     for (from, &[no, yes]) in counted.iter().enumerate().filter(|(_, c)| c[0] + c[1] > 0) {
         let mut pool = Pool {
@@ -297,7 +303,7 @@ pub(super) fn isotonic(counted: &[[u32; 2]]) -> Vec<f32> {
             fell: f64::from(yes),
             rows: f64::from(no + yes),
         };
-        while let Some(last) = pools.pop_if(|p| p.fell * pool.rows >= pool.fell * p.rows) {
+        while let Some(last) = pools.pop_if(|p| p.chance() >= pool.chance()) {
             pool = Pool {
                 from: last.from,
                 fell: last.fell + pool.fell,
@@ -309,10 +315,7 @@ pub(super) fn isotonic(counted: &[[u32; 2]]) -> Vec<f32> {
     (0..counted.len())
         .map(|votes| {
             let at = pools.partition_point(|p| p.from <= votes).saturating_sub(1);
-            // One of each kind more (Laplace's rule): what was never seen is not impossible.
-            pools
-                .get(at)
-                .map_or(0.0, |p| ((p.fell + 1.0) / (p.rows + 2.0)) as f32)
+            pools.get(at).map_or(0.0, |p| p.chance() as f32)
         })
         .collect()
 }

@@ -152,6 +152,11 @@ fn pooling_makes_probabilities_rise_with_the_votes() {
     for (p, want) in p.iter().zip(want) {
         assert!((p - want as f32).abs() < 1e-6, "{p} {want}");
     }
+    // Nor does the one more of each kind that few rows have make them fall.
+    for few in [[[1, 0], [99, 1]], [[1, 99], [0, 1]]] {
+        let p = isotonic(&few);
+        assert!(p[0] <= p[1], "{p:?}");
+    }
 }
 
 #[test]
