@@ -1,7 +1,10 @@
 //! Each check over invented surroundings: sound, and broken in its own way.
 
-use super::*;
 use std::path::Path;
+
+use super::*;
+use crate::config::{Config, Protocol};
+use crate::reading::TimestampMs;
 
 fn healthy() -> Env {
     let mut config = Config::default();
