@@ -243,22 +243,8 @@ mod tests {
     #[test]
     fn forecasts_are_stale_only_while_readings_come() {
         let mut s = good();
-        let old = ForecastRow {
-            device: DeviceId::new("t"),
-            issued: TimestampMs(60 * MINUTE_MS),
-            target: TimestampMs(75 * MINUTE_MS),
-            horizon_min: 15,
-            power_w: 1.0,
-            p10_w: None,
-            p90_w: None,
-            smart_w: 1.0,
-            naive_w: 1.0,
-            model_version: None,
-            source: "smart".into(),
-            actual_w: None,
-            ramp_probability: None,
-        };
-        s.forecasts = vec![old];
+        let (device, issued) = (DeviceId::new("t"), TimestampMs(60 * MINUTE_MS));
+        s.forecasts = vec![ForecastRow::by_smart(device, issued, 15, 1.0)];
         assert_eq!(grade(&s, "forecast_age"), Grade::Pass);
         s.devices = vec![(DeviceId::new("t"), TimestampMs(99 * MINUTE_MS), None)];
         assert_eq!(grade(&s, "forecast_age"), Grade::Fail);

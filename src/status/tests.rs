@@ -342,21 +342,7 @@ fn a_night_is_told_in_full_and_a_forecast_with_its_time() {
     assert_eq!(night(&s), "night      going on for 5 s, by hand");
     let device = DeviceId::new("t1");
     s.devices = vec![(device.clone(), s.now, Some(2.0))];
-    let forecast = |minutes: i64| ForecastRow {
-        device: device.clone(),
-        issued: s.now,
-        target: s.now.plus_min(minutes),
-        horizon_min: 15,
-        power_w: 7.0,
-        p10_w: None,
-        p90_w: None,
-        smart_w: 0.0,
-        naive_w: 0.0,
-        model_version: None,
-        source: "smart".into(),
-        actual_w: None,
-        ramp_probability: None,
-    };
+    let forecast = |minutes| ForecastRow::by_smart(device.clone(), s.now, minutes, 7.0);
     // It is Friday 09:00 in Madrid.
     s.forecasts = vec![forecast(6), forecast(1440)];
     let text = render(&s, madrid);

@@ -59,6 +59,28 @@ pub struct ForecastRow {
     pub ramp_probability: Option<f64>,
 }
 
+#[cfg(test)]
+impl ForecastRow {
+    /// One by smart persistence, not settled yet.
+    pub fn by_smart(device: DeviceId, issued: TimestampMs, horizon_min: u32, power_w: f64) -> Self {
+        Self {
+            device,
+            issued,
+            target: issued.plus_min(i64::from(horizon_min)),
+            horizon_min,
+            power_w,
+            p10_w: None,
+            p90_w: None,
+            smart_w: power_w,
+            naive_w: power_w,
+            model_version: None,
+            source: "smart".into(),
+            actual_w: None,
+            ramp_probability: None,
+        }
+    }
+}
+
 /// How well the forecasts of a period did, over daylight rows (actual or forecast above zero).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LiveAccuracy {

@@ -106,19 +106,12 @@ pub(super) fn full() -> View {
         s.devices
             .push((device.clone(), NOW.plus_ms(-n * 4000), Some(power_w)));
         s.forecasts.push(ForecastRow {
-            device,
-            issued: NOW.plus_min(-1),
-            target: NOW.plus_min(14),
-            horizon_min: 15,
-            power_w: power_w * 1.07,
             p10_w: Some(power_w * 0.8),
             p90_w: Some(power_w * 1.25),
-            smart_w: power_w,
-            naive_w: power_w,
             model_version: Some(5),
             source: "model".into(),
-            actual_w: None,
             ramp_probability: (n == 2).then_some(0.34),
+            ..ForecastRow::by_smart(device, NOW.plus_min(-1), 15, power_w * 1.07)
         });
     }
     s.store = StoreTotals {

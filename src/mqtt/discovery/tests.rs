@@ -217,20 +217,9 @@ fn a_state_says_what_is_known_and_null_for_the_rest() {
     let facts = DeviceFacts {
         power_w: Some(12.5),
         forecasts: [15, 60]
-            .map(|horizon_min| ForecastRow {
-                device: DeviceId::new("t"),
-                issued: TimestampMs(0),
-                target: TimestampMs(0),
-                horizon_min,
-                power_w: f64::from(horizon_min),
-                p10_w: None,
-                p90_w: None,
-                smart_w: 0.0,
-                naive_w: 0.0,
-                model_version: None,
-                source: "smart".into(),
-                actual_w: None,
-                ramp_probability: None,
+            .map(|horizon_min| {
+                let power_w = f64::from(horizon_min);
+                ForecastRow::by_smart(DeviceId::new("t"), TimestampMs(0), horizon_min, power_w)
             })
             .to_vec(),
         left_today_wh: Some(100.4),

@@ -340,20 +340,13 @@ fn a_reader_with_the_writers_memory_sees_what_one_without_does() {
         r.device = DeviceId::new(device);
         store.try_append(append(vec![r], 1)).unwrap();
     };
-    let forecast = |device: &str, issued: i64| ForecastRow {
-        device: DeviceId::new(device),
-        issued: TimestampMs(issued),
-        target: TimestampMs(issued + 900_000),
-        horizon_min: 15,
-        power_w: issued as f64,
-        p10_w: None,
-        p90_w: None,
-        smart_w: 0.0,
-        naive_w: 0.0,
-        model_version: None,
-        source: "smart".into(),
-        actual_w: None,
-        ramp_probability: None,
+    let forecast = |device: &str, issued: i64| {
+        ForecastRow::by_smart(
+            DeviceId::new(device),
+            TimestampMs(issued),
+            15,
+            issued as f64,
+        )
     };
     let same = || {
         let (known, scanned) = (store.reader().unwrap(), Reader::open(&store.path).unwrap());
