@@ -119,6 +119,21 @@ fn versions_are_promoted_rolled_back_and_replaced_when_damaged() {
         "{history}"
     );
 
+    let events = says(&station, &["events", "--limit", "3", "--json"]);
+    let events: serde_json::Value = serde_json::from_str(&events).unwrap();
+    let moves: Vec<_> = events["events"].as_array().unwrap().iter().collect();
+    let moves: Vec<_> = moves
+        .iter()
+        .filter(|e| e["kind"].as_str().unwrap().starts_with("model_"))
+        .map(|e| format!("{}: {}", e["kind"], e["detail"]))
+        .collect();
+    assert!(
+        moves[0] == "\"model_promoted\": \"model version 3 is live: promoted by hand\""
+            && moves[1]
+                == "\"model_rolled_back\": \"model version 1 is live: rolled back from version 2\"",
+        "{moves:?}"
+    );
+
     // What cannot be used is not swapped in, and the live version goes on.
     flip_a_bit(&station, 2);
     let said = refusal(&station, &["models", "promote", "2"]);

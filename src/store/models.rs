@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
+use super::writer::note_event;
 use super::{LifeRow, ModelRow, NewModel, Reader, Store, StoreError, sql};
 use crate::reading::TimestampMs;
 use crate::registry::{Move, Refusal, State};
@@ -124,7 +125,12 @@ fn apply(
             "UPDATE model SET state = ?2, promoted_ms = ?3, retired_ms = NULL WHERE version = ?1",
             params![m.version, next.as_str(), at.0],
         )?;
-        return Ok(());
+        let kind = match m.back_to {
+            None => "model_promoted",
+            Some(_) => "model_rolled_back",
+        };
+        let said = format!("model version {} is live: {}", m.version, m.why);
+        return note_event(tx, at, kind, &said);
     }
     let was_live: bool = tx.query_row(
         "SELECT state = 'live' FROM model WHERE version = ?1",

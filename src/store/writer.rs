@@ -389,13 +389,21 @@ impl Store {
         kind: &'static str,
         detail: String,
     ) -> Result<(), StoreError> {
-        self.chore("note an event", move |tx| {
-            tx.execute(
-                "INSERT INTO event (at_ms, kind, detail) VALUES (?1, ?2, ?3)",
-                params![at.0, kind, detail],
-            )?;
-            trim(tx, "event", EVENT_ENTRIES)
-        })
-        .await
+        self.chore("note an event", move |tx| note_event(tx, at, kind, &detail))
+            .await
     }
+}
+
+/// Notes that something happened, in the transaction in which it does.
+pub(super) fn note_event(
+    tx: &Transaction<'_>,
+    at: TimestampMs,
+    kind: &str,
+    detail: &str,
+) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO event (at_ms, kind, detail) VALUES (?1, ?2, ?3)",
+        params![at.0, kind, detail],
+    )?;
+    trim(tx, "event", EVENT_ENTRIES)
 }
