@@ -168,7 +168,7 @@ fn flow(sheet: &mut Sheet, s: &Status, store: &Store) {
     sheet.count(
         "duplicates",
         None,
-        "Rows that were there already, since start",
+        "Readings that were there already and brought nothing new, since start",
         of(&g.duplicates),
     );
     sheet.count(

@@ -51,7 +51,8 @@ pub struct DaemonStatus {
     pub committed: u64,
     /// New rows since start.
     pub rows: u64,
-    /// Repeats since start.
+    /// Repeats since start: readings that were there already and brought nothing new. What joins the row
+    /// of its moment or minute is none.
     pub duplicates: u64,
     /// Messages kept aside since start.
     pub rejects: u64,

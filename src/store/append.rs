@@ -59,17 +59,17 @@ pub(super) fn write_batch(
         for reading in &append.readings {
             counts.doubtful += u64::from(reading.time_source == TimeSource::Implausible);
             let device = device(&tx, devices, reading)?;
-            let new = write_reading(&tx, device, reading)?;
-            if new || reading.time_source != TimeSource::Device {
+            let wrote = write_reading(&tx, device, reading)?;
+            match wrote {
+                Wrote::Row => counts.rows += 1,
+                Wrote::IntoRow => {}
+                Wrote::Nothing => counts.duplicates += 1,
+            }
+            if wrote != Wrote::Nothing {
                 device.heard = Some(Heard {
                     received: reading.received,
                     at: reading.ts,
                 });
-            }
-            if new {
-                counts.rows += 1;
-            } else {
-                counts.duplicates += 1;
             }
         }
         if let Some(reject) = &append.reject {
@@ -124,13 +124,28 @@ fn device_number(tx: &Transaction<'_>, reading: &Reading) -> rusqlite::Result<i6
     Ok(tx.last_insert_rowid())
 }
 
-/// Writes one row; true where it is new.
+/// What became of a reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wrote {
+    /// A row of its own.
+    Row,
+    /// It joined the row of its moment or minute.
+    IntoRow,
+    /// A repeat: its row had everything already.
+    Nothing,
+}
+
+/// Writes one reading.
 ///
 /// A row that is there keeps what it has: a repeat changes nothing, and a message that carries other
 /// fields of the same moment fills them in. Values without a time of their own share a bucket, in
 /// which the latest wins. A reading whose own time cannot be is no repeat of another that arrived in
 /// the same millisecond: it goes to the next free one.
-fn write_reading(tx: &Transaction<'_>, device: &mut Device, r: &Reading) -> rusqlite::Result<bool> {
+fn write_reading(
+    tx: &Transaction<'_>,
+    device: &mut Device,
+    r: &Reading,
+) -> rusqlite::Result<Wrote> {
     let source = if fault::without("unique_key") {
         TimeSource::Implausible
     } else {
@@ -147,14 +162,17 @@ fn write_reading(tx: &Transaction<'_>, device: &mut Device, r: &Reading) -> rusq
             }
             device.last_doubtful_ms = ts_ms;
             device.newest_ms = device.newest_ms.max(ts_ms);
-            return Ok(true);
+            return Ok(Wrote::Row);
         }
     };
-    let new = insert(tx, device.number, r.ts.0, r)?;
-    if !new {
-        execute(tx, merge, &r.values, &[r.ts.0, device.number])?;
+    if insert(tx, device.number, r.ts.0, r)? {
+        return Ok(Wrote::Row);
     }
-    Ok(new)
+    let changed = execute(tx, merge, &r.values, &[r.ts.0, device.number])?;
+    Ok(match changed {
+        0 => Wrote::Nothing,
+        _ => Wrote::IntoRow,
+    })
 }
 
 /// False where the key is taken.

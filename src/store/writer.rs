@@ -97,7 +97,7 @@ pub struct WriterGauges {
     pub messages: AtomicU64,
     /// Rows that were new.
     pub rows: AtomicU64,
-    /// Rows that were already there.
+    /// Readings that were there already and brought nothing new.
     pub duplicates: AtomicU64,
     /// Rows stored under their time of receipt because their own could not be believed.
     pub doubtful: AtomicU64,

@@ -108,7 +108,8 @@ fn a_repeat_is_one_row_and_other_fields_of_the_moment_are_filled_in() {
             g.rows.load(Ordering::Relaxed),
             g.duplicates.load(Ordering::Relaxed)
         ),
-        (1, 2)
+        (1, 1),
+        "what fills a field in is no repeat"
     );
     let row: String = query(
         dir.path(),
@@ -129,6 +130,11 @@ fn in_a_bucket_without_device_time_the_latest_value_wins() {
     assert_eq!(
         query::<f64>(dir.path(), "SELECT power FROM telemetry"),
         12.0
+    );
+    let repeats = store.gauges().duplicates.load(Ordering::Relaxed);
+    assert_eq!(
+        repeats, 0,
+        "values of one minute are no repeats of each other"
     );
 }
 
