@@ -9,6 +9,7 @@ use super::routes::{App, ask};
 use crate::accuracy;
 use crate::config::Config;
 use crate::dashboard::{self, Bin, Choice, Period, Series, View};
+use crate::features::MAX_HORIZON_MIN;
 use crate::reading::{DeviceId, Field, TimestampMs};
 use crate::status::Status;
 use crate::store::{Reader, StoreError};
@@ -39,6 +40,11 @@ pub(super) async fn page(
     State(station): State<App>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
+    // The chart reaches as far ahead as the horizon.
+    if let Some(minutes) = asked.horizon.filter(|h| !(1..=MAX_HORIZON_MIN).contains(h)) {
+        let detail = format!("horizon = {minutes}: accepted are 1 … {MAX_HORIZON_MIN}");
+        return Err(Problem::wrong(detail));
+    }
     ask(&station, move |station, reader| {
         let status = station.status().map_err(Problem::broken)?;
         let view = view(reader, station.config(), status, &asked)?;
