@@ -194,8 +194,7 @@ async fn draw(config: &Config) {
 fn running(config: &Config, now: TimestampMs) -> Option<(i64, Option<i64>)> {
     let reader = Reader::open(&config.store.path).ok()?;
     let runs = reader.runs(None, 5).ok()?;
-    let goes_on = |r: &RunRow| r.outcome.is_none() && r.kind != "housekeeping";
-    let run = runs.into_iter().find(goes_on)?;
+    let run = (runs.into_iter()).find(|r| r.outcome.is_none() && r.learns())?;
     let usual_ms = reader.usual_run_ms(&run.kind, &run.mode).ok()?;
     Some(((now.0 - run.started.0).max(0), usual_ms))
 }
@@ -225,6 +224,31 @@ fn clear() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{NewRun, Nobody, Writer};
+
+    #[test]
+    fn the_bar_is_that_of_the_run_that_learns_whatever_else_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.store.path = dir.path().join("n.db");
+        let store = Writer::start(&config.store.path, Duration::ZERO, 1, Nobody).unwrap();
+        let now = TimestampMs(1_780_000_000_000);
+        let begun = |kind, seconds: i64| NewRun {
+            kind,
+            mode: "full".into(),
+            trigger: "manual",
+            nominal: None,
+            started: now.plus_ms(-1000 * seconds),
+        };
+        let elapsed_ms = block_on(async {
+            store.start_run(begun("training", 60)).await?;
+            store.start_run(begun("update", 5)).await?;
+            let running = running(&config, now);
+            store.stop().await;
+            Ok(running.map(|(elapsed_ms, _)| elapsed_ms))
+        });
+        assert_eq!(elapsed_ms.ok().flatten(), Some(60_000));
+    }
 
     #[test]
     fn the_bar_is_as_long_as_such_runs_take_and_never_full_before_the_end() {

@@ -97,7 +97,7 @@ pub(super) async fn status(State(station): State<App>) -> Result<Json<Value>, Pr
         let newest = reader.runs(None, 5)?;
         let running = newest
             .into_iter()
-            .find(|r| r.outcome.is_none() && training.running && r.kind != "housekeeping");
+            .find(|r| r.outcome.is_none() && training.running && r.learns());
         let end = match &running {
             None => None,
             Some(run) => reader

@@ -297,6 +297,13 @@ pub struct RunRow {
     pub report: Option<serde_json::Value>,
 }
 
+impl RunRow {
+    /// Whether it is one of those that learn; housekeeping and updates stand in the same log.
+    pub fn learns(&self) -> bool {
+        matches!(self.kind.as_str(), "training" | "trial")
+    }
+}
+
 /// A model to keep.
 #[derive(Clone, Debug)]
 pub struct NewModel {
