@@ -16,6 +16,7 @@ use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender,
 use crate::mqtt::payload::guess::{self, Guesses, Pattern, Seen};
 use crate::mqtt::payload::valid_filter;
 use crate::shutdown::Shutdown;
+use crate::status::printable;
 use crate::words::count;
 
 /// Topics beyond these are counted and not looked at.
@@ -186,11 +187,11 @@ fn screen(messages: u64, topics: usize, guesses: &Guesses) -> String {
         let _ = writeln!(
             out,
             "\n{}  ({}; topics {}, messages {})\n  {} {}",
-            p.rule.filter,
+            printable(&p.rule.filter),
             p.rule.preset_name(),
             p.topics,
             p.messages,
-            p.sample.topic,
+            printable(&p.sample.topic),
             shown(&p.sample.sample)
         );
         for reading in &p.readings {
@@ -200,7 +201,7 @@ fn screen(messages: u64, topics: usize, guesses: &Guesses) -> String {
     if !guesses.unrecognised.is_empty() {
         let _ = writeln!(out, "\nno rule found for");
         for s in guesses.unrecognised.iter().take(UNRECOGNISED_SHOWN) {
-            let _ = writeln!(out, "  {} {}", s.topic, shown(&s.sample));
+            let _ = writeln!(out, "  {} {}", printable(&s.topic), shown(&s.sample));
         }
         if let Some(more) = guesses
             .unrecognised
@@ -290,6 +291,25 @@ fn json(messages: u64, topics: usize, guesses: &Guesses) -> Shown<'_> {
 mod tests {
     use super::*;
     use crate::reading::DeviceId;
+
+    #[test]
+    fn nothing_that_others_wrote_reaches_the_terminal_raw() {
+        let seen = ["a/\u{1b}]0;t\u{7}/b", "c/\u{1b}[2J/telemetry"]
+            .into_iter()
+            .zip(["x\u{1b}[2J", "{\"power\":1}"]);
+        let seen: Vec<Seen> = seen
+            .map(|(topic, payload)| Seen {
+                topic: topic.into(),
+                messages: 1,
+                sample: payload.into(),
+            })
+            .collect();
+        let guesses = guess::guess(&seen, SystemClock.now());
+        assert!(!guesses.unrecognised.is_empty());
+        let screen = screen(2, 2, &guesses);
+        let raw = |c: char| c.is_control() && c != '\n';
+        assert!(!screen.contains(raw), "{screen:?}");
+    }
 
     #[test]
     fn what_nightwatt_publishes_itself_is_not_listed() {
