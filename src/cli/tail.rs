@@ -32,8 +32,8 @@ pub(super) struct TailArgs {
     /// Only this device
     device: Option<String>,
     /// End after so many readings
-    #[arg(short = 'n', long, value_name = "N")]
-    count: Option<u64>,
+    #[arg(short = 'n', long, value_name = "N", value_parser = super::some)]
+    count: Option<usize>,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -74,7 +74,7 @@ pub(super) fn tail(config: &Config, args: &TailArgs) -> Outcome {
             seen: HashSet::new(),
             version: None,
         };
-        let mut left = args.count.unwrap_or(u64::MAX);
+        let mut left = args.count.unwrap_or(usize::MAX);
         let mut out = std::io::stdout().lock();
         if !args.json.json {
             write!(out, "{}", head(zone))?;
