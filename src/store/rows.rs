@@ -373,7 +373,7 @@ pub struct LifeRow {
 pub struct RejectCount {
     /// The reason's stable word.
     pub reason: String,
-    /// How many, since the store was made.
+    /// How many, since the store was made or the quarantine cleared.
     pub count: i64,
     /// The last of them.
     pub last: TimestampMs,

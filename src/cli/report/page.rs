@@ -178,7 +178,7 @@ pub(super) fn render(r: &Report) -> String {
     let rows: Vec<_> = (r.quarantine.iter())
         .map(|q| vec![q.count.to_string(), q.reason.clone(), minute(q.last)])
         .collect();
-    let title = "Refused messages (counts since the store was made)";
+    let title = "Refused messages (counts since they were last forgotten)";
     table(&mut out, title, &["#count", "reason", "last"], &rows);
     let rows: Vec<_> = (r.events.iter())
         .map(|e| vec![e.count.to_string(), e.kind.clone(), minute(e.last)])

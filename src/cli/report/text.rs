@@ -34,7 +34,7 @@ pub(super) fn render(r: &Report) -> String {
             printable(&life.why)
         );
     }
-    out += "\nREFUSED (counts since the store was made)\n";
+    out += "\nREFUSED (counts since they were last forgotten)\n";
     if r.quarantine.is_empty() {
         out += "nothing\n";
     }
