@@ -170,7 +170,11 @@ pub(super) fn writing(db: &Path) -> Result<Connection, StoreError> {
     // Only takes on a file without tables; it lets retention give pages back without a VACUUM.
     conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")
         .map_err(sql("set auto_vacuum"))?;
-    set(&conn, "journal_mode", "WAL", "wal")?;
+    if fault::without("wal") {
+        set(&conn, "journal_mode", "MEMORY", "memory")?;
+    } else {
+        set(&conn, "journal_mode", "WAL", "wal")?;
+    }
     if fault::without("full_sync") {
         set(&conn, "synchronous", "NORMAL", "1")?;
     } else {
