@@ -319,11 +319,42 @@ fn restore_waits_for_no_daemon_verifies_and_keeps_what_was_there() {
     assert!(said.contains(kept[0].to_str().unwrap()), "{said}");
     assert_eq!((count(&kept[0]), count(&station.db())), (1100, 1000));
     assert_eq!(count(&taken), 1000);
+    let before = station.log().matches("the database is sound").count();
     station.start();
     assert_eq!(
         station.query::<i64>("SELECT count(*) FROM event WHERE kind = 'restored'"),
         1
     );
+    // It was checked by the command, and is as that left it.
+    assert_eq!(
+        station.log().matches("the database is sound").count(),
+        before,
+        "{}",
+        station.log()
+    );
+}
+
+/// What an earlier `restore` kept of a station that was killed: the newest rows are in the log beside it.
+#[test]
+fn a_file_is_restored_with_the_log_beside_it() {
+    let station = seeded(100);
+    let conn = Connection::open(station.db()).unwrap();
+    conn.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    conn.execute_batch(
+        "INSERT INTO reading (ts_ms, device_no, received_ms, time_source, clock_trusted)
+         VALUES (1, 1, 0, 0, 1), (2, 1, 0, 0, 1)",
+    )
+    .unwrap();
+    let kept = station.dir.path().join("kept.db");
+    for suffix in ["db", "db-wal"] {
+        let (from, to) = (station.db(), kept.clone());
+        std::fs::copy(from.with_extension(suffix), to.with_extension(suffix)).unwrap();
+    }
+    drop(conn);
+    let out = station.run(&["restore", kept.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    assert_eq!(count(&station.db()), 102);
 }
 
 #[test]

@@ -272,7 +272,10 @@ fn announce(found: &Found) {
     match found {
         Found::Clean => {}
         Found::Sound(ms) => {
-            tracing::info!(ms, "not stopped in order last time; the database is sound")
+            tracing::info!(
+                ms,
+                "not stopped in order last time, or changed since; the database is sound"
+            )
         }
         Found::Replaced(said) => tracing::error!("{said}"),
     }

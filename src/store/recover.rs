@@ -83,19 +83,23 @@ pub fn kept_damaged(db: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Puts the snapshot `from` in place of `db`, which is moved aside; returns what was done. The lock
-/// says that no daemon runs.
+/// Puts the snapshot `from`, with the log beside it where there is one, in place of `db`, which is moved
+/// aside; returns what was done. The lock says that no daemon runs.
 pub fn restore(
     db: &Path,
     from: &Path,
-    _lock: &StoreLock,
+    lock: &StoreLock,
     now: TimestampMs,
 ) -> Result<String, StoreError> {
     snapshot::verify(from)?;
     let said = format!("restored from {}", from.display());
     prepare(db, Some(from), now, "restored", &said)?;
+    // What was really written, too: the next start takes it as it is.
+    let ready = suffixed(db, RESTORING);
+    snapshot::verify(&ready).inspect_err(|_| drop(std::fs::remove_file(&ready)))?;
     let aside = set_aside(db, BEFORE_RESTORE, now)?;
     place(db)?;
+    lock.mark_clean(db)?;
     Ok(match aside {
         Some(aside) => format!("{said}; what was there is kept as {}", aside.display()),
         None => said,
@@ -162,12 +166,21 @@ fn prepare(
     for companion in COMPANIONS {
         let _ = std::fs::remove_file(suffixed(&partial, companion));
     }
-    if let Some(from) = from {
-        std::fs::copy(from, &partial).map_err(|e| {
-            // Half a copy would take the room that the next attempt needs.
-            let _ = std::fs::remove_file(&partial);
-            file_error("copy the snapshot to", &partial, e)
-        })?;
+    for suffix in ["", "-wal"] {
+        let Some(from) = from.map(|from| suffixed(from, suffix)) else {
+            continue;
+        };
+        let to = suffixed(&partial, suffix);
+        match std::fs::copy(&from, &to) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && suffix == "-wal" => {}
+            Err(e) => {
+                // Half a copy would take the room that the next attempt needs.
+                let _ = std::fs::remove_file(&partial);
+                let _ = std::fs::remove_file(&to);
+                return Err(file_error("copy the snapshot to", &to, e));
+            }
+            Ok(_) => {}
+        }
     }
     let conn = open::writing(&partial)?;
     conn.execute(

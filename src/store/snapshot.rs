@@ -83,14 +83,17 @@ pub fn prune(db: &Path, keep: usize) -> Result<usize, StoreError> {
     Ok(old.len())
 }
 
-/// Holds a file that nobody writes to, to SQLite's own check and to our schema.
+/// Holds a file that nobody writes to, with the log beside it, to SQLite's own check and to our schema.
 pub fn verify(path: &Path) -> Result<(), StoreError> {
     let unsound = |why: String| StoreError::Unsound {
         path: path.to_owned(),
         why,
     };
     std::fs::metadata(path).map_err(|e| file_error("read", path, e))?;
-    let conn = open::immutable(path).map_err(|e| unsound(e.to_string()))?;
+    let conn = match size(&suffixed(path, "-wal")) {
+        0 => open::immutable(path).map_err(|e| unsound(e.to_string()))?,
+        _ => open::read_only(path).map_err(|e| unsound(crate::errors::chain(&e)))?,
+    };
     migrations::check_readable(&conn, path)?;
     conn.query_row(
         "SELECT count(*) FROM (SELECT 1 FROM reading LIMIT 1)",
