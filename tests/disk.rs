@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use crate::support::{Station, free_port, ms, wait_for};
+use crate::support::{NIGHTWATT, Station, free_port, ms, wait_for};
 
 const NOWHERE: &str =
     "\n[training]\nenabled = false\nlookback_days = 3\nmin_days = 1\nholdback_days = 1";
@@ -355,6 +355,25 @@ fn a_file_is_restored_with_the_log_beside_it() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{said}");
     assert_eq!(count(&station.db()), 102);
+}
+
+/// `-c n.toml` with a bare store path: both are in the current folder.
+#[test]
+fn beside_a_configuration_in_the_current_folder_everything_is_found() {
+    let station = seeded(10);
+    let dir = station.dir.path();
+    let config = std::fs::read_to_string(dir.join("n.toml")).unwrap();
+    let db = station.db().display().to_string();
+    std::fs::write(dir.join("n.toml"), config.replace(&db, "n.db")).unwrap();
+    std::fs::write(dir.join("n.db.corrupt-20260101T000000.000Z"), "x").unwrap();
+    let out = std::process::Command::new(NIGHTWATT)
+        .args(["status", "--json", "-c", "n.toml"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let kept = status["kept_damaged"].to_string();
+    assert!(kept.contains(".corrupt-2026"), "{status}");
 }
 
 #[test]

@@ -223,6 +223,11 @@ impl Config {
 
     /// Relative paths in a file mean "beside that file".
     fn resolve_against(&mut self, base: &Path) {
+        // A bare name has no folder that could be listed or synced.
+        let base = match base.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => base,
+        };
         let mqtt = &mut self.mqtt;
         for path in [
             &mut mqtt.password_file,
