@@ -392,3 +392,26 @@ fn a_reader_with_the_writers_memory_sees_what_one_without_does() {
     assert_eq!(newest, TimestampMs(86_400_000 + 9_001));
     block_on(again.stop());
 }
+
+/// A question that is queued behind the end would otherwise wait for ever, and whoever asked with it.
+#[test]
+fn who_asks_while_the_writer_ends_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = start(dir.path());
+    let (told, answer) = flume::bounded(1);
+    std::thread::spawn(move || {
+        block_on(async {
+            let (go, wait) = flume::bounded::<()>(0);
+            let busy = store.run("be busy", move |_| {
+                let _ = wait.recv();
+                Ok(())
+            });
+            let late = store.run("ask late", |_| Ok(()));
+            let release = async { drop(go) };
+            let (busy, stopped, late, ()) = tokio::join!(busy, store.stop(), late, release);
+            let _ = told.send((busy.is_ok(), stopped, late.is_err()));
+        });
+    });
+    let answer = answer.recv_timeout(Duration::from_secs(20));
+    assert_eq!(answer, Ok((true, true, true)));
+}

@@ -49,31 +49,34 @@ impl Thread {
                 Some(Command::Job(job)) => job(&mut self.conn),
                 Some(Command::Stop(done)) if !self.damaged() => {
                     self.close();
+                    let refuse = self.refusal();
                     // The file is closed before anybody is told that it is.
                     drop(self);
                     let _ = done.send(());
-                    return;
+                    return refuse();
                 }
                 // Dropped unanswered: it was not closed in order.
-                Some(Command::Stop(_)) => return,
+                Some(Command::Stop(_)) => {}
                 Some(Command::Append(_)) => unreachable!("gather keeps every append"),
             }
             self.see_to_chores();
             if self.damaged() {
                 tracing::error!("the database is damaged: nothing more is stored or acknowledged");
-                return self.refuse();
+                return self.refusal()();
             }
         }
         self.close();
     }
 
-    /// Drops whatever comes, so that nobody waits for an answer, until the end.
-    fn refuse(self) {
-        while let Ok(command) = self.commands.recv() {
-            self.turn();
-            self.chores.drain();
-            if matches!(command, Command::Stop(_)) {
-                return;
+    /// Drops whatever comes for as long as there is somebody to ask: what stays in a queue would be waited
+    /// for without end.
+    fn refusal(&self) -> impl FnOnce() + use<> {
+        let (commands, chores) = (self.commands.clone(), self.chores.clone());
+        let gauges = self.gauges.clone();
+        move || {
+            while commands.recv().is_ok() {
+                gauges.turns.fetch_add(1, Ordering::Relaxed);
+                chores.drain();
             }
         }
     }
