@@ -168,6 +168,12 @@ impl LinkLoop {
         self.unacknowledged
     }
 
+    /// Publishes that the broker has not confirmed, sent or not.
+    pub fn unconfirmed(&self) -> usize {
+        let waiting = |request: &&Request| matches!(request, Request::Publish(_));
+        self.unconfirmed.len() + self.pending.iter().filter(waiting).count()
+    }
+
     /// The next event. After an error the next call connects anew; the caller waits in between.
     ///
     /// Unless `reading`, nothing is taken from the socket, so that the broker's window or TCP's holds

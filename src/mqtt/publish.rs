@@ -86,19 +86,12 @@ impl PublishLoop {
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
-            match self.link.poll(true).await {
-                Ok(LinkEvent::Connected { .. }) => {
-                    backoff.connected(Instant::now());
-                    self.shared.connected.store(true, Ordering::SeqCst);
-                }
-                Ok(LinkEvent::Delivered) => {
-                    self.shared.outstanding.fetch_sub(1, Ordering::SeqCst);
-                }
+            match self.turn().await {
+                Ok(LinkEvent::Connected { .. }) => backoff.connected(Instant::now()),
                 Ok(LinkEvent::Disconnected) => return,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%error, "the publishing connection broke");
-                    self.shared.connected.store(false, Ordering::SeqCst);
                     let wake = self.shared.wake.notified();
                     let refused = matches!(error, LinkError::Refused(_));
                     let _ = tokio::time::timeout(backoff.next(refused, Instant::now()), wake).await;
@@ -108,5 +101,52 @@ impl PublishLoop {
                 }
             }
         }
+    }
+
+    /// One event of the connection, and what it says of the publishes that are on their way.
+    async fn turn(&mut self) -> Result<LinkEvent, LinkError> {
+        let event = self.link.poll(true).await;
+        match &event {
+            Ok(LinkEvent::Connected { .. }) => self.shared.connected.store(true, Ordering::SeqCst),
+            Ok(LinkEvent::Delivered) => {
+                self.shared.outstanding.fetch_sub(1, Ordering::SeqCst);
+            }
+            Ok(_) => {}
+            Err(_) => {
+                self.shared.connected.store(false, Ordering::SeqCst);
+                // Days without a broker: what was dropped for newer ones nobody confirms any more.
+                let waiting = self.link.unconfirmed() as i64;
+                self.shared.outstanding.store(waiting, Ordering::SeqCst);
+            }
+        }
+        event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MqttConfig;
+
+    /// What was dropped during days without a broker is never confirmed, so nothing may wait for it.
+    #[tokio::test]
+    async fn what_was_dropped_while_there_was_no_broker_is_not_waited_for() {
+        let mqtt = MqttConfig {
+            // Nobody listens there.
+            url: "mqtt://127.0.0.1:1".into(),
+            ..MqttConfig::default()
+        };
+        let mut options = LinkOptions::new(&mqtt, "", None).unwrap();
+        options.requests = 4;
+        let (publisher, mut publishing) = Publisher::new(&options, "p");
+        let shared = publisher.shared.clone();
+        let outstanding = || shared.outstanding.load(Ordering::SeqCst);
+        for _ in 0..3 {
+            for i in 0..4 {
+                publisher.retained(&i.to_string(), String::new());
+            }
+            publishing.turn().await.unwrap_err();
+        }
+        assert_eq!(outstanding(), 4);
     }
 }
