@@ -98,7 +98,7 @@ impl LinkOptions {
     }
 }
 
-/// The password: from the file named in `[mqtt]`, else from systemd's credential `mqtt-password`.
+/// The password: the first line of the file named in `[mqtt]`, else of systemd's credential `mqtt-password`.
 fn password(mqtt: &MqttConfig, credentials: Option<&Path>) -> Result<Secret, LinkError> {
     let credential = credentials.map(|folder| folder.join("mqtt-password"));
     let Some(path) = mqtt.password_file.clone().or(credential) else {
@@ -109,7 +109,7 @@ fn password(mqtt: &MqttConfig, credentials: Option<&Path>) -> Result<Secret, Lin
         on: path.display().to_string(),
         why: e.to_string(),
     })?;
-    Ok(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
+    Ok(Secret(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]
@@ -120,7 +120,11 @@ mod tests {
     fn a_password_comes_from_its_file_or_the_credential_and_never_prints() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("mqtt-password"), "from-systemd\n").unwrap();
-        std::fs::write(dir.path().join("own"), "from-file\r\n").unwrap();
+        std::fs::write(
+            dir.path().join("own"),
+            "from-file\r\n# of the roof's broker\n",
+        )
+        .unwrap();
         let mut mqtt = MqttConfig {
             username: Some("u".into()),
             ..MqttConfig::default()
