@@ -262,6 +262,58 @@ fn topics_proposes_rules_that_read_what_it_heard() {
 }
 
 #[test]
+fn topics_fills_in_the_sites_zone_where_times_carry_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let at = lately();
+    let iso = at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    let tokyo = (at + chrono::Duration::hours(9)).format("%Y-%m-%dT%H:%M:%S");
+    let station = Station::new(&broker.url(), "[site]\ntimezone = \"Asia/Tokyo\"");
+    for (topic, payload) in [
+        (
+            "tele/shed/SENSOR",
+            format!("{{\"Time\":\"{tokyo}\",\"ENERGY\":{{\"Power\":5}}}}"),
+        ),
+        (
+            "solar/t/telemetry",
+            format!("{{\"ts\":\"{iso}\",\"power\":5}}"),
+        ),
+    ] {
+        publish(&broker, topic, true, &[&payload]);
+    }
+    let out = station.run(&["topics", "--seconds", "3", "--json"]);
+    let heard: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let rules = heard["rules"].as_str().unwrap();
+    assert_eq!(
+        rules.matches("\ntimezone = \"Asia/Tokyo\"").count(),
+        1,
+        "{rules}"
+    );
+    let readings: Vec<String> = heard["patterns"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["readings"][0].to_string())
+        .collect();
+    assert!(readings.iter().all(|r| r.contains(&iso)), "{readings:?}");
+    let pasted = Station::new(&broker.url(), rules);
+    assert!(pasted.run(&["check-config"]).status.success(), "{rules}");
+}
+
+#[test]
+fn check_config_says_where_only_the_payload_can_name_the_device() {
+    let rules = "[[mqtt.topics]]\nfilter = \"roof/state\"\n\
+                 [[mqtt.topics]]\nfilter = \"a/+\"\n\
+                 [[mqtt.topics]]\nfilter = \"b/c\"\ndevice = \"c\"";
+    let station = Station::new("mqtt://127.0.0.1", rules);
+    let out = station.run(&["check-config"]);
+    let said = String::from_utf8(out.stdout).unwrap();
+    let part = "roof/state (flat): refuses what does not name its device as device_id or device";
+    assert!(said.contains(part), "{said}");
+    assert_eq!(said.matches("does not name").count(), 1, "{said}");
+}
+
+#[test]
 fn topics_ends_early_and_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let mut broker = Broker::start(dir.path(), "");

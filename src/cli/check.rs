@@ -7,6 +7,7 @@ use super::{Exit, Failure, Outcome};
 use crate::config::{AutoUpdate, Config, HttpConfig, UpdateConfig};
 use crate::daemon::reload;
 use crate::errors::chain;
+use crate::mqtt::payload::Reader;
 use crate::sun::Site;
 use crate::update::signature::Keys;
 
@@ -27,8 +28,14 @@ fn summary(config: &Config, no_file: bool) -> Vec<(&'static str, String)> {
     }
     let mqtt = &config.mqtt;
     lines.push(("broker", format!("{} as {}", mqtt.url, mqtt.client_id)));
-    for rule in &mqtt.topics {
-        let text = format!("{} ({})", rule.filter, rule.preset_name());
+    let reader = Reader::new(&mqtt.topics, mqtt.max_age_days);
+    let keys = reader.iter().flat_map(Reader::device_keys);
+    for (rule, keys) in mqtt.topics.iter().zip(keys) {
+        let mut text = format!("{} ({})", rule.filter, rule.preset_name());
+        if let Some(keys) = keys {
+            let keys = keys.join(" or ");
+            text += &format!(": refuses what does not name its device as {keys}");
+        }
         lines.push(("topic", text));
     }
     lines.push(("store", config.store.path.display().to_string()));

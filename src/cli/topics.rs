@@ -131,7 +131,7 @@ pub(super) fn topics(config: &Config, args: TopicsArgs) -> Outcome {
         Ok(heard)
     })?;
     let seen: Vec<Seen> = heard.topics.into_values().collect();
-    let guesses = guess::guess(&seen, SystemClock.now());
+    let guesses = guess::guess(&seen, SystemClock.now(), config.site.zone());
     if args.json.json {
         let shown = json(heard.messages, seen.len(), &guesses);
         println!("{}", serde_json::to_string_pretty(&shown)?);

@@ -4,6 +4,8 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono_tz::Tz;
+
 use super::json::Json;
 use super::{Reader, value};
 use crate::config::{FieldSource, OneOrMany, TopicRule};
@@ -52,8 +54,9 @@ const ANY_AGE: u32 = 36_500;
 /// Of each rule, shown as examples.
 const READINGS_SHOWN: usize = 3;
 
-/// Groups topics by the rule that fits them; keeps only rules that read something.
-pub fn guess(seen: &[Seen], now: TimestampMs) -> Guesses {
+/// Groups topics by the rule that fits them; keeps only rules that read something. Times that carry no
+/// zone are taken to be of `zone`.
+pub fn guess(seen: &[Seen], now: TimestampMs, zone: Tz) -> Guesses {
     let mut groups: BTreeMap<(String, &str), Vec<&Seen>> = BTreeMap::new();
     for one in seen {
         if let Some(kind) = classify(one, seen) {
@@ -63,13 +66,19 @@ pub fn guess(seen: &[Seen], now: TimestampMs) -> Guesses {
     let mut guesses = Guesses::default();
     let mut covered = BTreeSet::new();
     for ((filter, preset), members) in groups {
-        let rule = rule_for(filter, preset, &members);
-        let Ok(mut reader) = Reader::new(std::slice::from_ref(&rule), ANY_AGE) else {
-            continue;
-        };
-        let readings = try_out(&mut reader, seen, now);
+        let mut rule = rule_for(filter, preset, &members);
+        let mut readings = try_out(&rule, seen, now);
         if readings.is_empty() {
             continue;
+        }
+        let zoned = TopicRule {
+            timezone: Some(zone),
+            ..rule.clone()
+        };
+        let in_zone = try_out(&zoned, seen, now);
+        // Where the zone changes nothing the times carry their own.
+        if in_zone != readings {
+            (rule, readings) = (zoned, in_zone);
         }
         let matching = |s: &&Seen| super::template::matches(&rule.filter, &s.topic);
         let mine: Vec<&Seen> = seen.iter().filter(matching).collect();
@@ -88,8 +97,12 @@ pub fn guess(seen: &[Seen], now: TimestampMs) -> Guesses {
     guesses
 }
 
-/// The newest reading of a few devices; twice, because a time may come on a topic of its own.
-fn try_out(reader: &mut Reader, seen: &[Seen], now: TimestampMs) -> Vec<Reading> {
+/// The newest reading of a few devices, none where the rule is unsound; twice, because a time may come on
+/// a topic of its own.
+fn try_out(rule: &TopicRule, seen: &[Seen], now: TimestampMs) -> Vec<Reading> {
+    let Ok(mut reader) = Reader::new(std::slice::from_ref(rule), ANY_AGE) else {
+        return Vec::new();
+    };
     let mut readings: BTreeMap<String, Reading> = BTreeMap::new();
     for one in seen.iter().chain(seen) {
         let decoded = reader.decode(one.topic.as_bytes(), &one.sample, false, now, true);
@@ -360,7 +373,11 @@ fn rule_toml(rule: &TopicRule) -> String {
     if let Some(batch) = &rule.batch {
         text += &format!("batch = {}\n", quoted(batch));
     }
-    if rule.preset_name() == "tasmota" {
+    if let Some(zone) = rule.timezone {
+        let line = format!("timezone = {}\n", quoted(zone.name()));
+        text += "# Its times carry no zone. This is the site's; the device's may be another:\n";
+        text += &line;
+    } else if rule.preset_name() == "tasmota" {
         text += "# Its times carry no zone; without one they are taken as UTC:\n# timezone = \"Europe/Madrid\"\n";
     }
     let sources = rule

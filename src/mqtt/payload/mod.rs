@@ -90,6 +90,11 @@ impl Reader {
         self
     }
 
+    /// For each rule, where only the payload can name the device: the keys it may do so by.
+    pub fn device_keys(&self) -> impl Iterator<Item = Option<Vec<&str>>> {
+        self.rules.iter().map(Rule::device_keys)
+    }
+
     /// What to subscribe to.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.filter.as_str())

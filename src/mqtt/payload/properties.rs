@@ -253,7 +253,7 @@ proptest! {
             .into_iter()
             .map(|(topic, sample)| guess::Seen { topic, messages: 1, sample })
             .collect();
-        let guesses = guess::guess(&seen, NOW);
+        let guesses = guess::guess(&seen, NOW, chrono_tz::Tz::Asia__Tokyo);
         for found in &guesses.patterns {
             prop_assert!(Reader::new(std::slice::from_ref(&found.rule), 30).is_ok());
             let again: HashMap<String, HashMap<String, Vec<TopicRule>>> = toml::from_str(&found.toml).unwrap();

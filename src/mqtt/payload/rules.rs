@@ -108,6 +108,12 @@ impl Rule {
         })
     }
 
+    /// Where only the payload can name the device: the keys it may do so by.
+    pub(super) fn device_keys(&self) -> Option<Vec<&str>> {
+        let needed = self.device.iter().all(|t| t.keys().next().is_some());
+        needed.then(|| self.device.iter().flat_map(Template::keys).collect())
+    }
+
     /// The field whose value has this name, and how to read it.
     pub(super) fn named(&self, name: &str) -> Option<(Field, &Source)> {
         self.fields.iter().find_map(|(field, sources)| {

@@ -158,6 +158,14 @@ impl Template {
         Ok(Self(parts))
     }
 
+    /// The keys of a payload that it cannot do without.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Key(path) => Some(path.as_str()),
+            Part::Text(_) | Part::Wildcard(_) => None,
+        })
+    }
+
     /// The text, where everything it names is there; `payloads` are searched in order.
     pub(super) fn render<'t>(
         &self,

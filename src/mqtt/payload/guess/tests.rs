@@ -13,7 +13,7 @@ fn guessed(messages: &[(&str, &str)]) -> Guesses {
             sample: (*sample).into(),
         })
         .collect();
-    guess(&seen, NOW)
+    guess(&seen, NOW, Tz::UTC)
 }
 
 /// Of messages of one kind: the rule without its header, and the first reading.
