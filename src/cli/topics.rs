@@ -304,7 +304,7 @@ mod tests {
                 sample: payload.into(),
             })
             .collect();
-        let guesses = guess::guess(&seen, SystemClock.now());
+        let guesses = guess::guess(&seen, SystemClock.now(), chrono_tz::Tz::UTC);
         assert!(!guesses.unrecognised.is_empty());
         let screen = screen(2, 2, &guesses);
         let raw = |c: char| c.is_control() && c != '\n';

@@ -24,7 +24,9 @@ const FRESH_MS: i64 = 10 * 60_000;
 const SETTLE_LOOK: Duration = Duration::from_secs(1);
 /// A forecast whose actual value has not come by then never gets one.
 const GIVE_UP_MS: i64 = 6 * 3_600_000;
-const SETTLE_AT_ONCE: usize = 500;
+const SETTLE_AT_ONCE: usize = 5000;
+/// How long after a start that failed the next try comes.
+const START_AGAIN: Duration = Duration::from_secs(60);
 /// Readings taken in between two looks at everything else.
 const AT_ONCE: usize = 1024;
 /// How often, and how many times, it is looked whether a flood has passed.
@@ -48,8 +50,9 @@ pub(super) struct Forecasts {
 impl Forecasts {
     /// Forecasts until the shutdown.
     pub(super) async fn run(self, shutdown: Shutdown) {
-        let Some(mut forecaster) = self.warm_up().await else {
-            return;
+        let mut forecaster = tokio::select! {
+            () = shutdown.begun() => return,
+            forecaster = self.first() => forecaster,
         };
         let mut last: HashMap<DeviceId, i64> = HashMap::new();
         let mut look = tokio::time::interval(SETTLE_LOOK);
@@ -108,6 +111,16 @@ impl Forecasts {
         }
         self.missed.store(false, Ordering::Relaxed);
         while self.stored.try_recv().is_ok() {}
+    }
+
+    /// [`Forecasts::warm_up`], again and again until it works: a full disk or a foreign lock ends some day.
+    async fn first(&self) -> Forecaster {
+        loop {
+            if let Some(forecaster) = self.warm_up().await {
+                return forecaster;
+            }
+            tokio::time::sleep(START_AGAIN).await;
+        }
     }
 
     /// A forecaster that has seen the last days, with the live model.
@@ -213,14 +226,21 @@ fn settled(
     let step = i64::from(step_min);
     let mut settled = Vec::new();
     // Two steps later every sample of the target's slots has had the time to arrive.
-    for (device, target) in reader.unsettled(now.plus_min(-2 * step), SETTLE_AT_ONCE)? {
-        let around = reader
-            .named_samples(target.plus_min(-step), target.plus_min(2 * step))?
-            .filter(|s| !matches!(s, Ok((d, ..)) if *d != device))
-            .collect::<Result<Vec<_>, _>>()?;
-        let actual_w = actual(step_min, target, &around);
-        if actual_w.is_some() || now.0 - target.0 > GIVE_UP_MS {
-            settled.push((device, target, actual_w));
+    let unsettled = reader.unsettled(now.plus_min(-2 * step), SETTLE_AT_ONCE)?;
+    // They come by target, and devices that report together share it.
+    for together in unsettled.chunk_by(|a, b| a.1 == b.1) {
+        let target = together[0].1;
+        let mut around: HashMap<DeviceId, Vec<NamedSample>> = HashMap::new();
+        for sample in reader.named_samples(target.plus_min(-step), target.plus_min(2 * step))? {
+            let sample = sample?;
+            around.entry(sample.0.clone()).or_default().push(sample);
+        }
+        for (device, _) in together {
+            let samples = around.get(device).map_or(&[][..], Vec::as_slice);
+            let actual_w = actual(step_min, target, samples);
+            if actual_w.is_some() || now.0 - target.0 > GIVE_UP_MS {
+                settled.push((device.clone(), target, actual_w));
+            }
         }
     }
     Ok(settled)

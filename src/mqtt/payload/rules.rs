@@ -242,6 +242,7 @@ mod tests {
     fn a_rule_that_cannot_be_meant_is_refused_by_key_and_value() {
         for (text, key, value) in [
             ("filter = 'a/#/b'", "filter", "a/#/b"),
+            ("filter = '$share/g/a/#'", "filter", "$share/g/a/#"),
             ("filter = 'a/+'\npreset = 'tasmoto'", "preset", "tasmoto"),
             ("filter = 'a/+'\ndevice = '{2}'", "device", "{2}"),
             ("filter = 'a/b'\npreset = 'tasmota'", "device", "{1}"),

@@ -53,6 +53,11 @@ impl Filter {
             let problem = "accepted: an MQTT topic filter such as solar/+/telemetry";
             return refuse("filter", text, problem);
         }
+        // Its messages come under the topics themselves, and only some of them to each of a group.
+        if text.starts_with("$share/") {
+            let problem = "accepted: a filter of one's own; a station has to hear everything";
+            return refuse("filter", text, problem);
+        }
         let wildcards = text.split('/').filter(|l| matches!(*l, "+" | "#")).count();
         Ok(Self {
             text: text.into(),
