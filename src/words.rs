@@ -1,4 +1,4 @@
-//! Numbers with their words, and times as the site's clocks show them.
+//! Numbers with their words, text that a terminal may have, and times as the site's clocks show them.
 
 use chrono_tz::Tz;
 
@@ -24,6 +24,27 @@ pub fn minute(ts: TimestampMs, zone: Tz) -> String {
 /// A time of the site's zone as `format` says.
 pub fn local(ts: TimestampMs, zone: Tz, format: &str) -> String {
     ts.to_utc().with_timezone(&zone).format(format).to_string()
+}
+
+/// Without what a terminal would obey: topics and payloads are written by others.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+/// At most so many characters.
+pub fn clip(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::errors::{ErrorReport, MOST_REPORTS, chain};
 use crate::mqtt::link::{LinkError, LinkEvent, LinkOptions};
-use crate::status::{clip, printable, wrap};
+use crate::status::wrap;
 use crate::store::{AlertRow, Reader};
-use crate::words::{count, minute};
+use crate::words::{clip, count, minute, printable};
 
 #[derive(Args)]
 pub(super) struct AlertsArgs {

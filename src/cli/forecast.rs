@@ -13,9 +13,8 @@ use super::when::times_of;
 use super::{Exit, Failure, JsonArg, Outcome};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::status::{clip, printable};
 use crate::store::{ForecastPoint, ForecastRow};
-use crate::words::minute;
+use crate::words::{clip, minute, printable};
 
 #[derive(Args)]
 pub(super) struct ForecastArgs {

@@ -16,9 +16,9 @@ use crate::accuracy::DayAccuracy;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::reading::{Field, TimestampMs};
-use crate::status::{ago, clip, printable};
+use crate::status::ago;
 use crate::store::{DeviceRow, EventRow};
-use crate::words::minute;
+use crate::words::{clip, minute, printable};
 
 #[derive(Args)]
 pub(super) struct ReadingsArgs {

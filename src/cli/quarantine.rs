@@ -10,9 +10,8 @@ use super::tables::print;
 use super::when::{second, times_of};
 use super::{Exit, Failure, JsonArg, Outcome};
 use crate::config::Config;
-use crate::status::{clip, printable};
 use crate::store::{OTHER_TOPICS, QuarantineRow, Reader, TopicRejects};
-use crate::words::count;
+use crate::words::{clip, count, printable};
 
 #[derive(Args)]
 pub(super) struct QuarantineArgs {

@@ -12,10 +12,10 @@ use crate::models::ramp::BrierScore;
 use crate::night::NightReport;
 use crate::quality::Quality;
 use crate::reading::TimestampMs;
-use crate::status::{clip, printable, wrap};
+use crate::status::wrap;
 use crate::store::{ForecastRow, LifeRow, ModelRow, RunOutcome, RunRow, RunSummary};
 use crate::trainer::{Contents, Preview, Report};
-use crate::words::{count, local, minute};
+use crate::words::{clip, count, local, minute, printable};
 
 /// The scores of a night: every forecaster on the same held-back days.
 fn night(report: &NightReport) -> String {

@@ -17,8 +17,8 @@ use crate::errors::chain;
 use crate::http::client::{self, ClientError};
 use crate::reading::{DeviceId, TimestampMs};
 use crate::shutdown::Shutdown;
-use crate::status::{clip, printable};
 use crate::store::{Reader, StoreError, StoredReading};
+use crate::words::{clip, printable};
 
 const POLL: Duration = Duration::from_millis(500);
 /// How much older than the newest a reading may be and still be shown: what came late by more belongs to

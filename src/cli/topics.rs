@@ -16,8 +16,7 @@ use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender,
 use crate::mqtt::payload::guess::{self, Guesses, Pattern, Seen};
 use crate::mqtt::payload::valid_filter;
 use crate::shutdown::Shutdown;
-use crate::status::printable;
-use crate::words::count;
+use crate::words::{count, printable};
 
 /// Topics beyond these are counted and not looked at.
 const MAX_TOPICS: usize = 5000;

@@ -17,14 +17,13 @@ use crate::errors::chain;
 use crate::http::client::{self, ClientError};
 use crate::logging::{self, Format};
 use crate::reading::TimestampMs;
-use crate::status::printable;
 use crate::store::{Reader, StoreLock};
 use crate::update::launcher;
 use crate::update::layout::Layout;
 use crate::update::manifest::Allowed;
 use crate::update::signature::Keys;
 use crate::update::{Ask, Here, Outcome as Ended, Report, Updater, Verb};
-use crate::words::minute;
+use crate::words::{minute, printable};
 
 /// A transfer over a slow line takes its time; the daemon has limits of its own.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(3 * 3600);

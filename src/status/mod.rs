@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use judge::{Limits, findings, judge};
 pub use screen::render;
-pub(crate) use screen::{ago, clip, printable, span, wrap};
+pub(crate) use screen::{ago, span, wrap};
 
 use crate::clock::Standing;
 use crate::models::bundle::Kind;

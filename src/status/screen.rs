@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 use super::{Level, Status};
 use crate::reading::TimestampMs;
 use crate::store::{ForecastRow, LiveAccuracy};
-use crate::words::{count, local};
+use crate::words::{clip, count, local, printable};
 
 /// Columns beside the label.
 const COLUMNS: usize = 69;
@@ -265,27 +265,6 @@ pub(crate) fn wrap(text: &str, columns: usize, at_most: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// Without what a terminal would obey: topics and payloads are written by others.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
-}
-
-/// At most so many characters.
-pub(crate) fn clip(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    text.chars().take(columns - 1).chain(['…']).collect()
 }
 
 pub(crate) fn ago(now: TimestampMs, then: TimestampMs) -> String {

@@ -16,8 +16,8 @@ use super::record;
 use super::signature::Keys;
 use super::source::{Source, Terms};
 use crate::shutdown::Shutdown;
-use crate::status::printable;
 use crate::store::space;
+use crate::words::printable;
 
 /// A candidate's own check may take this long.
 const SELF_CHECK_LIMIT: Duration = Duration::from_secs(60);

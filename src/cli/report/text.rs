@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use super::gather::Report;
 use crate::cli::tables::{number, percent, skill};
-use crate::status::{clip, printable};
 use crate::store::RunOutcome;
-use crate::words::{self, count};
+use crate::words::{self, clip, count, printable};
 
 pub(super) fn render(r: &Report) -> String {
     let minute = |ts| words::minute(ts, r.timezone);
