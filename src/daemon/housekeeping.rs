@@ -267,17 +267,20 @@ impl Housekeeping {
 
     /// Hours that readings have come in for since they were summed up are summed up again.
     async fn sum_up_late(&self) -> Result<(), StoreError> {
+        let Some(newest) = Reader::open(&self.config.store.path)?.newest_hour()? else {
+            return Ok(());
+        };
+        let end = newest.plus_ms(HOUR_MS);
         let late = &self.store.gauges().late;
-        if let Some((mut from, until)) = late.take() {
-            while let Some(end) = self.store.roll_up_hour(from, until).await? {
-                from = end;
-            }
-        }
-        let newest = Reader::open(&self.config.store.path)?.newest_hour()?;
-        if let Some(hour) = newest {
-            late.summed_up_until(hour.plus_ms(HOUR_MS));
-        }
-        Ok(())
+        let Some(span) = late.due(end) else {
+            return Ok(());
+        };
+        let from = span
+            .from
+            .unwrap_or(self.clock.now().plus_ms(-LATE_DAYS * DAY_MS));
+        // Between the last of them and the newest hour nothing has changed, so all of it is right then.
+        let last = span.last.map_or(end, |last| end.min(last.plus_ms(HOUR_MS)));
+        self.store.roll_up((from, last), end).await.map(drop)
     }
 
     /// One night in the run log; the error is that of the log itself.
@@ -314,12 +317,11 @@ impl Housekeeping {
             (reader.newest_hour()?, reader.totals()?.oldest)
         };
         let late = now.plus_ms(-LATE_DAYS * DAY_MS);
-        let mut from = newest.map_or(TimestampMs(0), |hour| hour.min(late));
-        let mut hours = 0;
-        while let Some(end) = self.store.roll_up_hour(from, now).await? {
-            from = end;
-            hours += 1;
-        }
+        let due = self.store.gauges().late.due(now).and_then(|span| span.from);
+        let from = newest.map_or(TimestampMs(0), |hour| {
+            hour.min(late).min(due.unwrap_or(late))
+        });
+        let hours = self.store.roll_up((from, now), now).await?;
         let mut readings = 0;
         if self.config.store.keep_days > 0 {
             let before = now.plus_ms(-i64::from(self.config.store.keep_days) * DAY_MS);

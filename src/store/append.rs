@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::Heard;
+use super::late::Late;
 use super::quarantine::{self, Quarantine};
 use super::read::each;
 use super::writer::Append;
@@ -43,6 +44,8 @@ pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) duplicates: u64,
     pub(super) doubtful: u64,
+    /// Times of the first and the last reading that changed something.
+    pub(super) span: Option<(i64, i64)>,
 }
 
 /// All of the batch or none of it.
@@ -50,6 +53,7 @@ pub(super) fn write_batch(
     conn: &mut Connection,
     devices: &mut Devices,
     quarantine: &Quarantine,
+    late: &Late,
     batch: &[Append],
 ) -> rusqlite::Result<Counts> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -66,6 +70,9 @@ pub(super) fn write_batch(
                 Wrote::Nothing => counts.duplicates += 1,
             }
             if wrote != Wrote::Nothing {
+                let t = reading.ts.0;
+                let (first, last) = counts.span.unwrap_or((t, t));
+                counts.span = Some((first.min(t), last.max(t)));
                 device.heard = Some(Heard {
                     received: reading.received,
                     at: reading.ts,
@@ -81,6 +88,9 @@ pub(super) fn write_batch(
         quarantine::trim_samples(&tx)?;
     }
     quarantine.write_counts(&tx)?;
+    if let Some((first, _)) = counts.span {
+        late.write(&tx, first)?;
+    }
     tx.commit()?;
     Ok(counts)
 }

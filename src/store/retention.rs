@@ -40,7 +40,7 @@ struct Hour {
 impl Store {
     /// Computes the means of the first hour with readings at or after `from` that ended before
     /// `until`; returns the end of that hour. What is there and right is not written again.
-    pub async fn roll_up_hour(
+    async fn roll_up_hour(
         &self,
         from: TimestampMs,
         until: TimestampMs,
@@ -53,6 +53,27 @@ impl Store {
         self.chore("roll an hour up", move |tx| keep(tx, &hour, &REFRESH))
             .await?;
         Ok(Some(end))
+    }
+
+    /// Computes the means of the hours of a span, after which all before `until` are right but for those that
+    /// readings came in for meanwhile; returns how many hours there were.
+    pub async fn roll_up(
+        &self,
+        (mut from, to): (TimestampMs, TimestampMs),
+        until: TimestampMs,
+    ) -> Result<usize, StoreError> {
+        let gauges = self.gauges().clone();
+        gauges.late.begin(until);
+        let mut hours = 0;
+        while let Some(end) = self.roll_up_hour(from, to).await? {
+            from = end;
+            hours += 1;
+        }
+        self.chore("note up to where hours are summed up", move |tx| {
+            gauges.late.end(tx)
+        })
+        .await?;
+        Ok(hours)
     }
 
     /// Removes the oldest hour of readings and forecasts, if all of it is older than `before`, in one
@@ -181,7 +202,7 @@ impl Reader {
     }
 }
 
-fn hour_of(ts_ms: i64) -> i64 {
+pub(super) fn hour_of(ts_ms: i64) -> i64 {
     ts_ms - ts_ms.rem_euclid(HOUR_MS)
 }
 

@@ -346,6 +346,10 @@ impl Writer {
         committed: impl Committed + 'static,
     ) -> Result<Store, StoreError> {
         let conn = open::writing(db)?;
+        gauges
+            .late
+            .load(&conn)
+            .map_err(sql("read up to where hours are summed up"))?;
         let memory = Arc::new(Memory::load(&Reader::open(db)?)?);
         let (chores, waiting_chores) = flume::bounded(1);
         let (queue, commands) = flume::bounded(places);

@@ -1,9 +1,12 @@
 //! Roll-ups equal the means of the readings, whatever comes late; removal takes what is too old and no more.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
+use crate::reading::{DeviceId, Field, Reading, TimeSource, Values};
+use crate::store::writer::Append;
 use crate::store::{Nobody, Writer, open};
 
 /// Two devices, a reading a minute for `hours` hours from 0; power counts minutes, lux is often absent.
@@ -79,6 +82,61 @@ fn roll_ups_are_the_means_of_complete_hours_and_follow_late_readings() {
     assert_eq!(one::<i64>(dir.path(), WRONG), 1);
     roll_up_all(&store, hour(3));
     assert_eq!(one::<i64>(dir.path(), WRONG), 0);
+    block_on(store.stop());
+}
+
+fn append(store: &Store, minute: i64, power_w: f64) {
+    let before = store.gauges().commits.load(Ordering::Relaxed);
+    let mut values = Values::default();
+    values.set(Field::Power, Some(power_w));
+    let ts = TimestampMs(minute * 60_000 + 1);
+    let reading = Reading {
+        device: DeviceId::new("a"),
+        ts,
+        received: ts,
+        time_source: TimeSource::Device,
+        clock_trusted: true,
+        values,
+    };
+    let append = Append {
+        readings: vec![reading],
+        reject: None,
+        ack: None,
+    };
+    store.try_append(append).unwrap();
+    // Whatever is asked after it is answered after it.
+    block_on(store.run("wait", |_| Ok(()))).unwrap();
+    assert_eq!(store.gauges().commits.load(Ordering::Relaxed), before + 1);
+}
+
+#[test]
+fn readings_that_came_late_before_a_restart_or_while_hours_were_summed_up_are_summed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 6);
+    let due = |store: &Store| store.gauges().late.due(hour(6));
+    let all = (TimestampMs(0), hour(6));
+    block_on(store.roll_up(all, hour(6))).unwrap();
+    assert_eq!((due(&store), one::<i64>(dir.path(), WRONG)), (None, 0));
+    append(&store, 100, 1e6);
+    block_on(store.stop());
+
+    let store = Writer::start(&dir.path().join("n.db"), Duration::ZERO, 1, Nobody).unwrap();
+    let span = due(&store).unwrap();
+    assert_eq!((span.from, span.last), (Some(hour(1)), None));
+    assert_eq!(one::<i64>(dir.path(), WRONG), 1);
+    // In the midst of a pass, behind where it is.
+    let late = &store.gauges().late;
+    late.begin(hour(6));
+    let end = block_on(store.roll_up_hour(hour(1), hour(6))).unwrap();
+    assert_eq!((end, one::<i64>(dir.path(), WRONG)), (Some(hour(2)), 0));
+    append(&store, 110, 1e6);
+    let gauges = store.gauges().clone();
+    block_on(store.chore("end", move |tx| gauges.late.end(tx))).unwrap();
+    let span = due(&store).unwrap();
+    assert_eq!(span.from, Some(hour(1)));
+    let part = (hour(1), span.last.unwrap().plus_ms(HOUR_MS));
+    assert_eq!(block_on(store.roll_up(part, hour(6))).unwrap(), 1);
+    assert_eq!((due(&store), one::<i64>(dir.path(), WRONG)), (None, 0));
     block_on(store.stop());
 }
 

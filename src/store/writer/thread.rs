@@ -178,7 +178,6 @@ impl Thread {
         g.rejects.fetch_add(rejects, Ordering::Relaxed);
         g.doubtful.fetch_add(counts.doubtful, Ordering::Relaxed);
         let readings = || batch.iter().flat_map(|a| &a.readings);
-        g.late.stored(readings().map(|r| r.ts));
         let last = readings().map(|r| r.received.0).max();
         if let Some(last) = last {
             g.last_commit_ms.store(last, Ordering::Relaxed);
@@ -211,7 +210,8 @@ impl Thread {
                 return None;
             }
             let began = Instant::now();
-            match write_batch(&mut self.conn, &mut self.devices, &self.quarantine, batch) {
+            let (devices, late) = (&mut self.devices, &self.gauges.late);
+            match write_batch(&mut self.conn, devices, &self.quarantine, late, batch) {
                 Ok(counts) => {
                     let took_s = began.elapsed().as_secs_f64();
                     self.gauges.commit_seconds.0.observe(took_s);
@@ -237,6 +237,9 @@ impl Thread {
             tracing::info!(messages = batch.len(), "commits succeed again");
         }
         self.quarantine.committed(self.started.elapsed());
+        if let Some((first, last)) = counts.span {
+            self.gauges.late.stored(first, last);
+        }
         self.memory.stored(newest(&self.devices));
         self.memory.heard_of(heard(&self.devices));
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
@@ -245,7 +248,8 @@ impl Thread {
 
     fn close(&mut self) {
         if self.quarantine.patience(Duration::ZERO).is_some() {
-            let write = write_batch(&mut self.conn, &mut self.devices, &self.quarantine, &[]);
+            let (devices, late) = (&mut self.devices, &self.gauges.late);
+            let write = write_batch(&mut self.conn, devices, &self.quarantine, late, &[]);
             if let Err(error) = write {
                 tracing::warn!(%error, "the last counts of refused messages were not written");
             }
