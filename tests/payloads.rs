@@ -314,6 +314,44 @@ fn check_config_says_where_only_the_payload_can_name_the_device() {
 }
 
 #[test]
+fn what_two_rules_match_is_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let rules = "[[mqtt.topics]]\nfilter = \"ov/+/telemetry\"\n\
+                 [[mqtt.topics]]\nfilter = \"ov/+/#\"\npreset = \"opendtu\"\n\
+                 [[mqtt.topics]]\nfilter = \"+/t/end\"";
+    let mut station = Station::new(&broker.url(), rules);
+    let out = station.run(&["check-config"]);
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert!(said.contains("ov/+/# and +/t/end share topics"), "{said}");
+    assert_eq!(said.matches("share topics").count(), 1, "{said}");
+    station.start();
+    station.wait_connected();
+    // Stored under the moment of receipt: twice would be two rows.
+    publish(
+        &broker,
+        "ov/t/telemetry",
+        false,
+        &["{\"ts\":1,\"power\":5}"],
+    );
+    publish(&broker, "ov/t/telemetry", false, &["broken"]);
+    let end = format!("{{\"ts\":{},\"power\":0}}", lately().timestamp());
+    publish(&broker, "x/t/end", false, &[&end]);
+    wait_for("the last message's row", 20, || {
+        let last = "SELECT count(*) FROM telemetry WHERE power = 0";
+        (station.query::<i64>(last) == 1).then_some(())
+    });
+    assert_eq!(station.rows(), 2);
+    let status = station.status();
+    let daemon = &status["daemon"];
+    assert_eq!(
+        (&daemon["received"], &daemon["rejects"]),
+        (&3.into(), &1.into()),
+        "{daemon}"
+    );
+}
+
+#[test]
 fn topics_ends_early_and_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let mut broker = Broker::start(dir.path(), "");

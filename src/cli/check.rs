@@ -7,7 +7,7 @@ use super::{Exit, Failure, Outcome};
 use crate::config::{AutoUpdate, Config, HttpConfig, UpdateConfig};
 use crate::daemon::reload;
 use crate::errors::chain;
-use crate::mqtt::payload::Reader;
+use crate::mqtt::payload::{self, Reader};
 use crate::sun::Site;
 use crate::update::signature::Keys;
 
@@ -37,6 +37,11 @@ fn summary(config: &Config, no_file: bool) -> Vec<(&'static str, String)> {
             text += &format!(": refuses what does not name its device as {keys}");
         }
         lines.push(("topic", text));
+    }
+    let filters: Vec<&str> = mqtt.topics.iter().map(|t| t.filter.as_str()).collect();
+    for (a, b) in payload::overlapping(&filters) {
+        let text = format!("{a} and {b} share topics: brokers may deliver what matches both twice");
+        lines.push(("topics", text));
     }
     lines.push(("store", config.store.path.display().to_string()));
     lines.push(("socket", config.http.socket.display().to_string()));

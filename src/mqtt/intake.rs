@@ -287,9 +287,10 @@ impl Intake {
         let wanted = self.subscriptions();
         let gone = self.formerly.iter().filter(|f| !wanted.contains(f));
         let gone: Vec<String> = gone.filter(|_| session_present).cloned().collect();
-        // A session brings what rules that are no more have asked for until it is told otherwise.
-        let sent = (gone.is_empty() || self.sender.unsubscribe(gone))
-            && self.sender.subscribe(wanted.iter().map(String::as_str));
+        // A session brings what rules that are no more have asked for until it is told otherwise; told
+        // last, or what a new filter covers would be subscribed to by neither for a moment.
+        let sent = self.sender.subscribe(wanted.iter().map(String::as_str))
+            && (gone.is_empty() || self.sender.unsubscribe(gone));
         if !sent {
             self.shared.reconnect.store(true, Ordering::SeqCst);
         }
@@ -297,8 +298,8 @@ impl Intake {
 
     fn subscriptions(&self) -> Vec<String> {
         let announced = self.announced.iter().map(|a| a.topic.as_str());
-        let wanted = self.reader.filters().chain(announced);
-        wanted.map(str::to_owned).collect()
+        let wanted = payload::uncovered(self.reader.filters().chain(announced));
+        wanted.into_iter().map(str::to_owned).collect()
     }
 
     fn keep(&self, wanted: Vec<String>) {

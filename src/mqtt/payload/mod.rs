@@ -19,7 +19,7 @@ pub use reject::RejectReason;
 pub use rules::RuleError;
 use rules::{Rule, Source};
 use template::Captures;
-pub use template::valid_filter;
+pub use template::{overlapping, uncovered, valid_filter};
 
 use crate::config::TopicRule;
 use crate::reading::{DeviceId, Reading, TimeSource, TimestampMs, Values};
@@ -95,7 +95,7 @@ impl Reader {
         self.rules.iter().map(Rule::device_keys)
     }
 
-    /// What to subscribe to.
+    /// The rules' filters, in their order.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.filter.as_str())
     }

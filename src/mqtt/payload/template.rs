@@ -24,6 +24,65 @@ pub(super) fn matches(filter: &str, topic: &str) -> bool {
     Filter::new(filter).is_ok_and(|f| f.matches(topic).is_some())
 }
 
+/// Whether every topic that `narrow` matches is matched by `wide` as well.
+fn covers(wide: &str, narrow: &str) -> bool {
+    if narrow.starts_with('$') && !wide.starts_with('$') {
+        return false;
+    }
+    // Every topic has a first level.
+    let narrow = if narrow == "#" { "+/#" } else { narrow };
+    let (mut wide, mut narrow) = (wide.split('/'), narrow.split('/'));
+    loop {
+        match (wide.next(), narrow.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (_, Some("#")) => return false,
+            (Some("+"), Some(_)) => {}
+            (Some(w), Some(n)) if w == n => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether some topic is matched by both filters.
+fn overlap(a: &str, b: &str) -> bool {
+    if a.starts_with('$') != b.starts_with('$') {
+        return false;
+    }
+    let (mut a, mut b) = (a.split('/'), b.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+            (Some(x), Some(y)) if x == y => {}
+            _ => return false,
+        }
+    }
+}
+
+/// What to subscribe to for all of `filters`: those that no other one covers, equal ones once. Brokers may
+/// deliver a message once for every subscription that matches it.
+pub fn uncovered<'f>(filters: impl Iterator<Item = &'f str>) -> Vec<&'f str> {
+    let mut kept: Vec<&str> = Vec::new();
+    for filter in filters {
+        if !kept.iter().any(|wide| covers(wide, filter)) {
+            kept.retain(|narrow| !covers(filter, narrow));
+            kept.push(filter);
+        }
+    }
+    kept
+}
+
+/// Pairs of them that share topics though none covers the other.
+pub fn overlapping<'f>(filters: &[&'f str]) -> Vec<(&'f str, &'f str)> {
+    let kept = uncovered(filters.iter().copied());
+    let mut pairs = Vec::new();
+    for (i, a) in kept.iter().enumerate() {
+        let others = kept[i + 1..].iter().filter(|b| overlap(a, b));
+        pairs.extend(others.map(|b| (*a, *b)));
+    }
+    pairs
+}
+
 /// An MQTT topic filter.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
@@ -217,5 +276,26 @@ mod tests {
         assert_eq!(captures("+/b", "/b"), Some(vec![""]));
         assert_eq!(captures("#", "$SYS/uptime"), None);
         assert_eq!(captures("$SYS/#", "$SYS/uptime"), Some(vec!["uptime"]));
+    }
+
+    #[test]
+    fn only_what_no_other_filter_covers_is_subscribed_to() {
+        for (filters, kept) in [
+            (&["ov/+/telemetry", "ov/+/#"][..], &["ov/+/#"][..]),
+            (&["ov/+/#", "ov/+/telemetry"], &["ov/+/#"]),
+            (&["a", "a/#"], &["a/#"]),
+            (&["a/+", "a/+", "a/b"], &["a/+"]),
+            (&["#", "$SYS/#", "a", "+/b"], &["#", "$SYS/#"]),
+            (&["+/#", "#"], &["+/#"]),
+            (&["a/#", "a/+/#", "a"], &["a/#"]),
+            (&["a/+/#", "a"], &["a/+/#", "a"]),
+            (&["a/+", "+/b"], &["a/+", "+/b"]),
+        ] {
+            assert_eq!(uncovered(filters.iter().copied()), kept, "{filters:?}");
+        }
+        assert_eq!(
+            overlapping(&["a/+", "+/b", "c/#", "c/b", "+"]),
+            [("a/+", "+/b"), ("+/b", "c/#"), ("c/#", "+")]
+        );
     }
 }
