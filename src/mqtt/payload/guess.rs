@@ -63,9 +63,19 @@ pub fn guess(seen: &[Seen], now: TimestampMs, zone: Tz) -> Guesses {
             groups.entry(kind).or_default().push(one);
         }
     }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    // Last, as rules too: what is left of the topics that the others account for.
+    groups.sort_by_key(|((_, preset), _)| *preset == "value");
     let mut guesses = Guesses::default();
     let mut covered = BTreeSet::new();
-    for ((filter, preset), members) in groups {
+    for ((filter, preset), mut members) in groups {
+        if preset == "value" {
+            // Sums and switches of an OpenDTU look like devices with one value a topic.
+            members.retain(|one| !below_opendtu(&guesses.patterns, &one.topic));
+        }
+        if members.is_empty() {
+            continue;
+        }
         let mut rule = rule_for(filter, preset, &members);
         let mut readings = try_out(&rule, seen, now);
         if readings.is_empty() {
@@ -95,6 +105,14 @@ pub fn guess(seen: &[Seen], now: TimestampMs, zone: Tz) -> Guesses {
     let left = seen.iter().filter(|s| !covered.contains(s.topic.as_str()));
     guesses.unrecognised = left.cloned().collect();
     guesses
+}
+
+/// Whether a topic lies below an OpenDTU that was found.
+fn below_opendtu(found: &[Pattern], topic: &str) -> bool {
+    found.iter().any(|pattern| {
+        pattern.rule.preset_name() == "opendtu"
+            && super::template::matches(&pattern.rule.filter, topic)
+    })
 }
 
 /// The newest reading of a few devices, none where the rule is unsound; twice, because a time may come on

@@ -144,6 +144,33 @@ fn each_kind_of_device_is_recognised() {
 }
 
 #[test]
+fn the_sums_of_an_opendtu_are_no_devices_and_trackers_beside_it_are() {
+    let found = guessed(&[
+        ("dtu/116180001234/0/power", "288.2"),
+        ("dtu/116180001234/status/last_update", "1789214400"),
+        ("dtu/116180001234/status/producing", "1"),
+        ("dtu/ac/power", "288.2"),
+        ("dtu/dc/power", "300.1"),
+        ("dtu/dtu/rssi", "-61"),
+        ("dtu/t07/telemetry", r#"{"ts":1789214400,"power":1}"#),
+        ("garden/t1/power", "5"),
+    ]);
+    let kinds: Vec<_> = found
+        .patterns
+        .iter()
+        .map(|p| (p.rule.filter.as_str(), p.rule.preset_name()))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("dtu/+/#", "opendtu"),
+            ("dtu/+/telemetry", "flat"),
+            ("garden/+/+", "value")
+        ]
+    );
+}
+
+#[test]
 fn kinds_are_kept_apart_and_what_is_nothing_is_said() {
     let found = guessed(&[
         ("solar/t07/telemetry", r#"{"ts":1789214400,"power":1}"#),
