@@ -181,7 +181,8 @@ const STATESTREAM: [&str; 5] = [
 fn classify(one: &Seen, all: &[Seen]) -> Option<(String, &'static str)> {
     let levels: Vec<&str> = one.topic.split('/').collect();
     let n = levels.len();
-    let json = Json::parse(&one.sample).ok();
+    let sample = super::json::readable(&one.sample);
+    let json = Json::parse(&sample).ok();
     let object = json.as_ref().filter(|j| matches!(j, Json::Object(_)));
     let has = |key: &str| object.is_some_and(|o| o.member(key).is_some());
     // The levels with these positions made wildcards; `rest` and all after it as `#`.
@@ -339,7 +340,8 @@ fn rule_for(filter: String, preset: &'static str, members: &[&Seen]) -> TopicRul
     for one in members {
         match preset {
             "flat" | "batch" => {
-                let Ok(json) = Json::parse(&one.sample) else {
+                let sample = super::json::readable(&one.sample);
+                let Ok(json) = Json::parse(&sample) else {
                     continue;
                 };
                 let (batch, object) = match preset {

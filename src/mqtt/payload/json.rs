@@ -66,6 +66,56 @@ impl<'a> Json<'a> {
     }
 }
 
+/// The payload with `null` for what Python's `json.dumps` and C's `%f` write where a number is missing, and
+/// which JSON does not have; `None` where there is nothing of the kind.
+pub fn nan_as_null(payload: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [&str; 3] = ["nan", "inf", "infinity"];
+    let of_a_word = |b: &u8| b.is_ascii_alphanumeric() || b"+-._".contains(b);
+    let mut mended = Vec::new();
+    let (mut copied, mut at) = (0, 0);
+    while let Some(byte) = payload.get(at) {
+        let rest = &payload[at..];
+        let length = match byte {
+            b'"' => text_length(rest),
+            _ => rest.iter().take_while(|b| of_a_word(b)).count().max(1),
+        };
+        let word = &rest[..length];
+        let unsigned = word.strip_prefix(b"-").unwrap_or(word);
+        if WORDS
+            .iter()
+            .any(|w| unsigned.eq_ignore_ascii_case(w.as_bytes()))
+        {
+            mended.extend_from_slice(&payload[copied..at]);
+            mended.extend_from_slice(b"null");
+            copied = at + length;
+        }
+        at += length;
+    }
+    (copied > 0).then(|| {
+        mended.extend_from_slice(&payload[copied..]);
+        mended
+    })
+}
+
+/// The payload, or what [`nan_as_null`] makes of it where it is no JSON.
+pub fn readable(payload: &[u8]) -> Cow<'_, [u8]> {
+    match Json::parse(payload) {
+        Err(JsonError::Syntax) => nan_as_null(payload).map_or(Cow::Borrowed(payload), Cow::Owned),
+        _ => Cow::Borrowed(payload),
+    }
+}
+
+/// How long the string is that `text` begins with, with its quotes.
+fn text_length(text: &[u8]) -> usize {
+    let mut escaped = false;
+    let end = text.iter().skip(1).position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
+}
+
 struct Limits {
     values_left: Cell<usize>,
     broken: Cell<Option<JsonError>>,
@@ -304,6 +354,33 @@ mod tests {
                 Json::parse(list(MAX_VALUES + 1).as_bytes()),
                 Err(JsonError::TooManyValues)
             );
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_null_outside_of_strings() {
+        let mended = |text: &str| {
+            let mended = nan_as_null(text.as_bytes())?;
+            Some(String::from_utf8(mended).unwrap())
+        };
+        assert_eq!(
+            mended(r#"{"NaN":NaN,"b":[-Infinity, nan],"c":"\\\"NaN","d":-nan}"#).as_deref(),
+            Some(r#"{"NaN":null,"b":[null, null],"c":"\\\"NaN","d":null}"#)
+        );
+        for text in ["NaN", "Infinity", "inf", "-inf"] {
+            assert_eq!(mended(text).as_deref(), Some("null"), "{text}");
+        }
+        for text in [
+            "",
+            "--nan",
+            "nano",
+            "1nan",
+            "\"nan",
+            "\"\\\"nan",
+            "{\"a\":1}",
+            "-",
+        ] {
+            assert_eq!(mended(text), None, "{text}");
         }
     }
 

@@ -114,11 +114,16 @@ impl Reader {
             received,
             clock_trusted,
         };
-        self.route(topic, payload, arrival)
-            .unwrap_or_else(|reason| Decoded {
-                readings: Vec::new(),
-                reject: Some(reason),
-            })
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return refused(RejectReason::TooLarge);
+        }
+        let mut decoded = self.route(topic, payload, arrival);
+        if decoded == Err(RejectReason::NotJson)
+            && let Some(mended) = json::nan_as_null(payload)
+        {
+            decoded = self.route(topic, &mended, arrival);
+        }
+        decoded.unwrap_or_else(refused)
     }
 
     /// Finds the first rule that matches; one for bare values only where it knows the value's name.
@@ -128,9 +133,6 @@ impl Reader {
         payload: &[u8],
         arrival: Arrival,
     ) -> Result<Decoded, RejectReason> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(RejectReason::TooLarge);
-        }
         let topic = std::str::from_utf8(topic).map_err(|_| RejectReason::UnknownTopic)?;
         if self.own.iter().any(|own| topic.starts_with(own.as_str())) {
             return Ok(Decoded::default());
@@ -186,6 +188,13 @@ impl Reader {
         } else {
             Err(RejectReason::UnknownTopic)
         }
+    }
+}
+
+fn refused(reason: RejectReason) -> Decoded {
+    Decoded {
+        readings: Vec::new(),
+        reject: Some(reason),
     }
 }
 

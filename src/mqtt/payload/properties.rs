@@ -50,6 +50,8 @@ fn json() -> impl Strategy<Value = String> {
         Just("\"2026-09-12T12:00:00Z\"".to_owned()),
         Just("\"21,5\"".to_owned()),
         Just("\"nan\"".to_owned()),
+        Just("NaN".to_owned()),
+        Just("-Infinity".to_owned()),
         ".{0,6}".prop_map(|s| serde_json::Value::from(s).to_string()),
         "[+-]?[0-9]{1,6}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}"
             .prop_map(|s| format!("{s:?}")),
@@ -245,6 +247,35 @@ proptest! {
         let rule = TopicRule { filter: filter.clone(), device: Some(OneOrMany(vec!["d".into()])), ..TopicRule::default() };
         let Ok(reader) = Reader::new(&[rule], 30) else { return Ok(()) };
         prop_assert_eq!(reader.rules[0].filter.matches(&topic).is_some(), rumqttc::matches(&topic, &filter));
+    }
+
+    #[test]
+    fn only_bare_words_for_no_number_are_mended(
+        payload in payload(), words in "[\\[\\]{},:\"\\\\ a1-]{0,8}(NaN|nan|-Infinity|inf)[\\[\\]{},:\"\\\\ a1-]{0,8}",
+    ) {
+        // What is JSON has none of them outside of its strings.
+        if Json::parse(&payload).is_ok() {
+            prop_assert_eq!(json::nan_as_null(&payload), None);
+        }
+        if let Some(mended) = json::nan_as_null(words.as_bytes()) {
+            prop_assert!(Json::parse(words.as_bytes()).is_err());
+            prop_assert_eq!(json::nan_as_null(&mended), None);
+        }
+    }
+
+    #[test]
+    fn a_topic_is_subscribed_to_exactly_where_a_rule_matches_it(
+        filters in prop::collection::vec("(\\$?[ab]?|\\+)(/([ab]?|\\+)){0,3}(/#)?|#", 1..5),
+        topic in "\\$?[ab]?(/[ab]?){0,3}",
+    ) {
+        let matched = |filters: &[&str]| {
+            filters.iter().filter(|f| template::matches(f, &topic)).count()
+        };
+        let all: Vec<&str> = filters.iter().map(String::as_str).collect();
+        let kept = uncovered(all.iter().copied());
+        prop_assert_eq!(matched(&all) > 0, matched(&kept) > 0);
+        // Once, but for what is told of.
+        prop_assert!(matched(&kept) <= 1 || !overlapping(&all).is_empty());
     }
 
     #[test]

@@ -121,6 +121,40 @@ fn absence_is_no_error_and_no_row() {
 }
 
 #[test]
+fn a_number_that_is_none_costs_no_other_value() {
+    let r = read(r#"{"ts":1789214400,"power":288.2,"lux":NaN,"voltage":-Infinity,"current":-nan}"#);
+    let values: Vec<_> = r.values.iter().collect();
+    assert_eq!(values, [(Field::Power, 288.2)]);
+    assert_eq!(
+        decode(&mut flat(), TOPIC, "{\"power\":NaN}"),
+        Decoded::default()
+    );
+    let mut victron = reader("[[topics]]\nfilter = 'N/+/+/+/#'\npreset = 'victron'");
+    let topic = "N/p/pvinverter/20/Ac/Power";
+    assert_eq!(
+        decode(&mut victron, topic, "{\"value\":nan}"),
+        Decoded::default()
+    );
+    // As large as may be, and larger once it is mended.
+    let rest = "x".repeat(MAX_PAYLOAD_BYTES - 28);
+    let large = format!("{{\"lux\":NaN,\"power\":1,\"x\":\"{rest}\"}}");
+    assert_eq!(large.len(), MAX_PAYLOAD_BYTES);
+    read(&large);
+}
+
+#[test]
+fn every_value_of_a_batch_counts() {
+    let mut reader = reader("[[topics]]\nfilter = 'solar/+/batch'\npreset = 'batch'");
+    let mut of = |readings: usize| {
+        let one = "{\"ts\":1789214400,\"power\":1,\"lux\":2}";
+        let payload = format!("[{}]", vec![one; readings].join(","));
+        decode(&mut reader, "solar/t07/batch", &payload).reject
+    };
+    assert_eq!(of(85), None);
+    assert_eq!(of(86), Some(RejectReason::TooManyValues));
+}
+
+#[test]
 fn everything_else_is_refused_with_its_reason() {
     let deep = "[".repeat(5000);
     let wide = format!("{{\"power\":1,\"x\":[{}]}}", vec!["1"; 256].join(","));
@@ -129,7 +163,8 @@ fn everything_else_is_refused_with_its_reason() {
         ("{\"power\":", RejectReason::NotJson),
         ("\u{0}\u{1}", RejectReason::NotJson),
         ("{\"power\":1}x", RejectReason::NotJson),
-        ("{\"power\":NaN}", RejectReason::NotJson),
+        ("{\"power\":NaN", RejectReason::NotJson),
+        ("{\"power\":nano}", RejectReason::NotJson),
         ("{\"power\":1e400}", RejectReason::NotJson),
         (deep.as_str(), RejectReason::TooDeep),
         (wide.as_str(), RejectReason::TooManyValues),

@@ -41,6 +41,11 @@ fn each_kind_of_device_is_recognised() {
             "t07 2026-09-12T12:00:00.123Z servo_angle=37.5 lux=48210 voltage=36.9 current=7.81 power=288.2 temperature=41.3 humidity=22 fan_on=1",
         ),
         (
+            &[("trackers/t07", r#"{"ts":1789214400,"p":288.2,"lux":NaN}"#)],
+            "filter = \"trackers/+\"\npreset = \"flat\"\nfields = { power = \"p\" }\n",
+            "t07 2026-09-12T12:00:00Z power=288.2",
+        ),
+        (
             &[(
                 "mytracker",
                 r#"{"time":1789214400,"pv":{"power_kw":0.2882}}"#,
