@@ -211,7 +211,9 @@ fn classify(one: &Seen, all: &[Seen]) -> Option<(String, &'static str)> {
             return Some((filter(&[n - 3], None), "tasmota"));
         }
         [.., _, "SENSOR"] if has("Time") => return Some((filter(&[n - 2], None), "tasmota")),
-        [.., _, _] if has("linkquality") => return Some((filter(&[n - 1], None), "zigbee2mqtt")),
+        [.., _, _] if has("linkquality") || levels.contains(&"zigbee2mqtt") && has("last_seen") => {
+            return Some((filter(&[n - 1], None), "zigbee2mqtt"));
+        }
         [.., serial, channel, _]
             if serial.len() >= 10
                 && serial.bytes().all(|b| b.is_ascii_digit())

@@ -124,6 +124,14 @@ fn each_kind_of_device_is_recognised() {
         ),
         (
             &[(
+                "zigbee2mqtt/lux7",
+                r#"{"illuminance":48210,"last_seen":"2026-09-12T14:00:00+02:00"}"#,
+            )],
+            "filter = \"zigbee2mqtt/+\"\npreset = \"zigbee2mqtt\"\n",
+            "lux7 2026-09-12T12:00:00Z lux=48210",
+        ),
+        (
+            &[(
                 "shellyplus1pm-0a1b2c/events/rpc",
                 r#"{"src":"shellyplus1pm-0a1b2c","method":"NotifyStatus","params":{"ts":1789214400.42,"switch:0":{"id":0,"apower":288.2,"current":1.25}}}"#,
             )],
