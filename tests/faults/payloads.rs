@@ -147,7 +147,7 @@ fn malformed(state: &mut u64) -> String {
     let good = numbered(1).remove(0);
     match random(state, 12) {
         0 => good[..random(state, good.len() as u64) as usize].to_owned() + " ",
-        1 => "{\"power\":NaN}".into(),
+        1 => "{\"power\":0x10}".into(),
         2 => "{\"power\":1e400}".into(),
         3 => "[".repeat(random(state, 4000) as usize + 1),
         4 => format!("{}1{}", "{\"a\":".repeat(500), "}".repeat(500)),
