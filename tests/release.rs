@@ -89,6 +89,19 @@ fn outside_the_sources_no_manifest_is_written_and_help_is_help() {
     assert!(!refused.status.success() && refused.stdout.is_empty());
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("read from the sources"), "{said}");
+    for words in [&["build", "12"][..], &["no-keys"], &["reproduce", "x86_64"]] {
+        let refused = run(words).unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{words:?}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        let sentence = format!(
+            "release: {} works on the sources in their git repository, and ",
+            words[0]
+        );
+        assert!(
+            said.starts_with(&sentence) && said.lines().count() == 1,
+            "{said}"
+        );
+    }
     let help = run(&["manifest", "--help"]).unwrap();
     let told = String::from_utf8(help.stdout).unwrap();
     assert!(help.status.success() && told.starts_with("usage: scripts/release build"));
@@ -172,6 +185,58 @@ fn what_is_signed_is_taken_by_stations_and_any_change_is_seen() {
     assert_eq!(after.rollout.percent, 25);
     assert_eq!(after.expires.0 - after.issued.0, 30 * 86_400_000);
     keys.verify(&read(&manifest), &read(&signature)).unwrap();
+}
+
+#[test]
+fn a_manifest_of_which_a_field_is_not_found_is_neither_signed_nor_renewed() {
+    let (dir, place) = a_release();
+    let manifest = place.join("nightwatt-manifest.json");
+    let good = std::fs::read_to_string(&manifest).unwrap();
+    let refused = |words: &[&str]| {
+        let sums = "cd r; find * -type f ! -name SHA256SUMS ! -name '*.minisig' | xargs sha256sum >../sums; \
+                    mv ../sums SHA256SUMS";
+        let made = Command::new("sh")
+            .args(["-ec", sums])
+            .current_dir(dir.path())
+            .status();
+        assert!(made.unwrap().success());
+        let (done, said) = release(dir.path(), words);
+        assert!(
+            !done && said.contains(", as scripts/release writes it"),
+            "{words:?}: {said}"
+        );
+    };
+    let twice = good.replacen(
+        "  \"version\"",
+        "  \"version\": \"9.9.9\",\n  \"version\"",
+        1,
+    );
+    for bad in [
+        good.replace("\n  ", "\n "),
+        good.replace("\"target\": ", "\"target\":"),
+        twice,
+    ] {
+        std::fs::write(&manifest, &bad).unwrap();
+        refused(&["sign", "r", "daily.key"]);
+        assert!(!place.join("nightwatt-manifest.json.minisig").exists());
+    }
+    for bad in [
+        good.replace("\n  ", "\n "),
+        good.replace("\"percent\"", " \"percent\""),
+    ] {
+        std::fs::write(&manifest, &bad).unwrap();
+        refused(&["renew", "r", "--rollout", "25"]);
+        assert_eq!(std::fs::read_to_string(&manifest).unwrap(), bad);
+    }
+    // Signed by other means.
+    std::fs::write(&manifest, good.replace("\"size\": ", "\"size\":")).unwrap();
+    let by_hand = ["-S", "-s", "daily.key", "-m", manifest.to_str().unwrap()];
+    let signed = Command::new("minisign")
+        .args(by_hand)
+        .current_dir(dir.path())
+        .output();
+    assert!(signed.unwrap().status.success());
+    refused(&["verify", "r", "daily.pub"]);
 }
 
 #[test]
