@@ -141,6 +141,8 @@ fn candidate(layout: &Layout, keys: &Keys) -> Option<u64> {
     let sequence = trial.sequence;
     let give_up = |why| give_up(layout, sequence, trial.version.clone(), why).map(|()| None);
     let done = match step(Some(&trial), layout.linked("current"), boot.trim()) {
+        // It does not run any more, so the way further back is free.
+        Step::Committed if trial.taken_back => layout.end_trial().map(|()| None),
         Step::Committed => Ok(None),
         Step::GiveUp(why) => give_up(why),
         Step::Try(next) => match layout.held(sequence, keys) {

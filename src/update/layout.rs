@@ -141,6 +141,12 @@ impl Layout {
         record::read(&self.path("trial"))
     }
 
+    /// Whether this version is on trial and nobody has ended that.
+    pub fn is_tried(&self, sequence: u64) -> bool {
+        let trial = self.trial();
+        trial.is_some_and(|t| t.sequence == sequence && !t.taken_back)
+    }
+
     /// Sequences given up.
     pub fn rejected(&self) -> Vec<Rejection> {
         record::read(&self.path("rejected")).unwrap_or_default()
@@ -258,8 +264,8 @@ impl Layout {
     /// old or new; done again, it completes. The record stays until [`Layout::settle`], so that whoever is to
     /// be told is told, be it by the next start.
     pub fn commit(&self, keys: &Keys) -> Result<Manifest, UpdateError> {
-        let trial = self.trial().ok_or(UpdateError::NoTrial)?;
-        let sequence = trial.sequence;
+        let trial = self.trial().filter(|t| !t.taken_back);
+        let sequence = trial.ok_or(UpdateError::NoTrial)?.sequence;
         let held = self.held(sequence, keys).map_err(UpdateError::Damaged)?;
         let mut floors = self.floors(keys);
         let current = self.linked("current");

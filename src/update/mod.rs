@@ -127,6 +127,17 @@ pub enum UpdateError {
         /// What it says.
         why: String,
     },
+    /// It may be what still runs; the version in force is not given up in its place.
+    #[error(
+        "{version} (sequence {sequence}) was taken back already: if it is still starting, it ends once it is up, and \
+         the version in force is started; the way further back is free from then on, or after `nightwatt launch`"
+    )]
+    TakenBack {
+        /// Which.
+        version: String,
+        /// Its sequence.
+        sequence: u64,
+    },
     /// There is nothing to go back to.
     #[error("the factory binary runs: there is nothing before it")]
     NothingBefore,
@@ -311,7 +322,7 @@ impl<'a> Updater<'a> {
         let on_trial = self
             .layout
             .trial()
-            .filter(|t| current != Some(t.sequence) || self.is_trial());
+            .filter(|t| !t.taken_back && (current != Some(t.sequence) || self.is_trial()));
         if let Some(trial) = on_trial {
             return Err(UpdateError::OnTrial(trial.sequence));
         }
@@ -334,6 +345,7 @@ impl<'a> Updater<'a> {
             tries_left: TRIES,
             boot: String::new(),
             ready: false,
+            taken_back: false,
         })?;
         let mut report = report(Outcome::Trial, "begins its trial");
         report.text += self.when_launched();
@@ -345,7 +357,7 @@ impl<'a> Updater<'a> {
 
     /// The trial that is not yet over.
     fn tried(&self) -> Option<Trial> {
-        let trial = self.layout.trial()?;
+        let trial = self.layout.trial().filter(|t| !t.taken_back)?;
         (self.layout.linked("current") != Some(trial.sequence)).then_some(trial)
     }
 

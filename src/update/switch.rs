@@ -21,6 +21,10 @@ pub struct Trial {
     /// know the word gives the rest of the tries.
     #[serde(default)]
     pub ready: bool,
+    /// Whether a person has ended it while it may still be starting: it ends once it is up, and until a launcher has
+    /// removed the record nothing tells what runs.
+    #[serde(default)]
+    pub taken_back: bool,
 }
 
 /// What a start does about a trial.
@@ -40,6 +44,7 @@ pub fn step(trial: Option<&Trial>, current: Option<u64>, boot: &str) -> Step {
         None => Step::Committed,
         // Committed, and cut off before the record was removed.
         Some(t) if current == Some(t.sequence) => Step::Committed,
+        Some(t) if t.taken_back => Step::Committed,
         // In the same boot nothing but itself has ended it. Without a boot's name a power cut looks the same.
         Some(t) if t.ready && t.boot == boot && !boot.is_empty() => {
             Step::GiveUp("it ran and then ended without having proved itself".into())
@@ -75,6 +80,7 @@ mod tests {
             tries_left,
             boot: "b".into(),
             ready: false,
+            taken_back: false,
         }
     }
 
@@ -115,10 +121,15 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_the_commit_left_behind_means_nothing() {
+    fn a_record_that_a_commit_or_a_person_left_behind_starts_nothing() {
         assert_eq!(step(Some(&trial(0)), Some(8), "b"), Step::Committed);
         assert_eq!(step(Some(&trial(3)), Some(8), "b"), Step::Committed);
         assert_eq!(step(None, None, "b"), Step::Committed);
+        let taken_back = Trial {
+            taken_back: true,
+            ..trial(2)
+        };
+        assert_eq!(step(Some(&taken_back), Some(7), "b"), Step::Committed);
     }
 
     #[test]

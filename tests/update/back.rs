@@ -1,10 +1,13 @@
 //! What is left of a trial, a commit or a rollback when something comes in between.
 
+use nightwatt::config::Config;
+use nightwatt::update::launcher::{self, Launched};
 use nightwatt::update::layout::Rejection;
+use nightwatt::update::{Ask, Updater, Verb};
 
 use super::life::{in_force, start};
-use super::{Publisher, Updated, living, speaking, version};
-use crate::support::wait_for;
+use super::{Publisher, Updated, living, script, speaking, version};
+use crate::support::{NIGHTWATT, wait_for};
 
 #[test]
 fn o1_a_commit_that_was_cut_off_before_it_was_told_is_told_by_the_next_start() {
@@ -46,6 +49,88 @@ fn a_second_launch_beside_a_candidate_that_runs_changes_nothing() {
     assert!(said.contains(&process), "{said}");
     assert_eq!(updated.layout().trial(), Some(trial));
     assert!(updated.layout().rejected().is_empty());
+}
+
+#[test]
+fn a_candidate_taken_back_while_it_starts_ends_once_it_is_up_and_the_good_version_stays() {
+    let publisher = Publisher::new();
+    let mut updated = Updated::new(&[&publisher], "trial_s = 600");
+    updated.commit(&publisher, 7, &living(7));
+    let pid = start(&mut updated);
+    let releases = updated.releases.path();
+    let (begun, go) = (releases.join("begun"), releases.join("go"));
+    let slow = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.05; done; exec {NIGHTWATT} \"$@\"",
+        begun.display(),
+        go.display()
+    );
+    publisher.publish(&updated.release(8), 8, &script(8, &slow), |_| ());
+    assert_eq!(updated.report("apply", 8, &[])["outcome"], "trial");
+    wait_for("the candidate to begin", 30, || {
+        begun.exists().then_some(())
+    });
+
+    let rollback = || updated.station.run(&["update", "rollback"]);
+    let out = rollback();
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert!(said.starts_with("back to 9.0.7 (sequence 7)"), "{said}");
+    // Whoever sees it run on and asks again means it, and not the version that is good.
+    let out = rollback();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("9.0.8 (sequence 8) was taken back already"),
+        "{said}"
+    );
+    assert_eq!(updated.layout().linked("current"), Some(7));
+
+    std::fs::write(&go, "").unwrap();
+    wait_for("the version before", 30, || {
+        (in_force(&updated)["sequence"] == 7).then_some(())
+    });
+    assert_eq!(updated.station.pid(), pid);
+    let layout = updated.layout();
+    assert_eq!(layout.linked("current"), Some(7));
+    assert!(layout.trial().is_none(), "the way further back is free");
+    let rejected = layout.rejected();
+    assert!(
+        rejected.len() == 1 && rejected[0].sequence == 8,
+        "{rejected:?}"
+    );
+    let events = "SELECT group_concat(kind || ' ' || detail) FROM event WHERE kind LIKE 'update_%'";
+    assert_eq!(
+        updated.station.query::<String>(events),
+        "update_taken_back 9.0.8 (sequence 8) was taken back by hand"
+    );
+}
+
+#[test]
+fn what_runs_on_after_its_trial_is_what_is_taken_back() {
+    let publisher = Publisher::new();
+    let updated = Updated::new(&[&publisher], "");
+    updated.commit(&publisher, 7, &speaking(7));
+    let launched = Launched {
+        factory: NIGHTWATT.into(),
+        factory_version: launcher::own_version(),
+        sequence: Some(8),
+        trial: true,
+        passed_over: Vec::new(),
+    };
+    let mut config = Config::default();
+    config.store.path = updated.station.db();
+    config.update.public_keys = vec![publisher.public_key()];
+    let updater = Updater::new(&config, None, Some(&launched)).unwrap();
+    let ask = Ask {
+        verb: Verb::Rollback,
+        ..Ask::default()
+    };
+    for _ in 0..2 {
+        assert_eq!(updater.perform(&ask, None).unwrap().sequence, Some(7));
+    }
+    let layout = updated.layout();
+    assert_eq!(layout.linked("current"), Some(7));
+    let rejected = layout.rejected().into_iter().map(|r| r.sequence);
+    assert_eq!(rejected.collect::<Vec<_>>(), [8]);
 }
 
 #[test]

@@ -68,8 +68,17 @@ impl Updates {
         let mut beat = tokio::time::interval(PROBE_EVERY.min(needed));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut noted = false;
+        let layout = Layout::beside(&self.config.store.path);
         loop {
             beat.tick().await;
+            // A person may have ended the trial before this version was up; its rejection stands then.
+            if !layout.is_tried(sequence) {
+                tracing::warn!(
+                    sequence,
+                    "this version was taken back; what is due is started"
+                );
+                return self.relaunch();
+            }
             let good = self.probe(sequence).await;
             if good.is_ok() && !noted {
                 // From here on a crash is its own doing; the next look notes it where this one could not.
@@ -79,7 +88,7 @@ impl Updates {
                 tracing::warn!("not proved yet: {why}");
                 good_since = Instant::now();
             } else if good_since.elapsed() >= needed {
-                match self.commit().await {
+                match self.commit(sequence).await {
                     Ok(text) => {
                         tracing::info!("{text}");
                         if self.note("update_committed", text).await {
@@ -117,9 +126,12 @@ impl Updates {
         .map_err(|e| chain(&e))
     }
 
-    async fn commit(&self) -> Result<String, Arc<UpdateError>> {
-        self.with_updater(|updater| {
+    async fn commit(&self, sequence: u64) -> Result<String, Arc<UpdateError>> {
+        self.with_updater(move |updater| {
             let _lock = updater.layout.lock()?;
+            if !updater.layout.is_tried(sequence) {
+                return Err(UpdateError::NoTrial);
+            }
             Ok(committed(&updater.layout.commit(&updater.keys)?))
         })
         .await
