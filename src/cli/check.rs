@@ -118,8 +118,13 @@ fn alerts(config: &Config) -> String {
 }
 
 fn updates(update: &UpdateConfig) -> String {
+    // Keys that are none are refused before this.
+    let trusts_nobody = Keys::new(&update.public_keys).is_ok_and(|keys| keys.is_empty());
     if !update.enabled {
-        return "not looked for; nightwatt update does it by hand".into();
+        return match trusts_nobody {
+            true => "not looked for, and refused by hand: no public key is known, set [update] public_keys".into(),
+            false => "not looked for; nightwatt update does it by hand".into(),
+        };
     }
     let then = match update.auto {
         AutoUpdate::Check => "told of",
@@ -127,8 +132,6 @@ fn updates(update: &UpdateConfig) -> String {
         AutoUpdate::Apply => "fetched and tried",
     };
     let (schedule, source) = (&update.schedule, &update.source);
-    // Keys that are none are refused before this.
-    let trusts_nobody = Keys::new(&update.public_keys).is_ok_and(|keys| keys.is_empty());
     match trusts_nobody {
         true => "never taken: no public key is known, set [update] public_keys".into(),
         false => format!("looked for at {source} ({schedule}), and {then}"),
@@ -181,11 +184,15 @@ mod tests {
         let shown = said(&config);
         let part = "updates: looked for at /srv/updates (every 6h), and told of\n";
         assert!(shown.contains(part), "{shown}");
+        config.update.enabled = false;
+        let shown = said(&config);
+        let part = "updates: not looked for; nightwatt update does it by hand\n";
+        assert!(shown.contains(part), "{shown}");
         let shown = said(&Config::default());
         for part in [
             "http: off",
             "home assistant: not told",
-            "updates: not looked for",
+            "updates: not looked for, and refused by hand: no public key is known, set [update] public_keys\n",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
