@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -19,6 +19,24 @@ fn text(station: &Station, words: &[&str]) -> String {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(0), "{words:?}: {said}");
     String::from_utf8(out.stdout).unwrap()
+}
+
+/// What a listing shows on a terminal; what is piped is not cut.
+fn on_a_terminal(station: &Station, words: &[&str]) -> String {
+    let command = station.command(words);
+    let parts = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let line: Vec<String> = parts
+        .map(|part| format!("'{}'", part.to_str().unwrap()))
+        .collect();
+    let out = Command::new("script")
+        .args(["-qec", &line.join(" "), "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(0), "{words:?}: {out:?}");
+    String::from_utf8(out.stdout).unwrap().replace('\r', "")
 }
 
 fn json(station: &Station, words: &[&str]) -> Value {
@@ -131,7 +149,10 @@ fn fits(words: &[&str], shown: &str) {
 #[test]
 fn every_listing_fits_80_columns_with_and_without_a_daemon() {
     let mut station = station_with_everything();
-    let alone: Vec<String> = LISTINGS.iter().map(|words| text(&station, words)).collect();
+    let alone: Vec<String> = LISTINGS
+        .iter()
+        .map(|words| on_a_terminal(&station, words))
+        .collect();
     for (words, shown) in LISTINGS.iter().zip(&alone) {
         fits(words, shown);
     }
@@ -141,7 +162,7 @@ fn every_listing_fits_80_columns_with_and_without_a_daemon() {
     fits(&["status"], &String::from_utf8(out.stdout).unwrap());
     station.start();
     for (words, alone) in LISTINGS.iter().zip(&alone) {
-        let shown = text(&station, words);
+        let shown = on_a_terminal(&station, words);
         fits(words, &shown);
         if ["devices", "readings", "accuracy", "events"].contains(&words[0]) {
             let head = |text: &str| text.lines().take(2).map(str::to_owned).collect::<Vec<_>>();

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ask::{get, path};
-use super::tables::{number, percent, print, skill};
+use super::tables::{columns, number, percent, print, skill, to_the_end};
 use super::when::{Moment, times_of};
 use super::{JsonArg, Outcome};
 use crate::accuracy::DayAccuracy;
@@ -113,7 +113,7 @@ pub(super) fn events(config: &Config, args: &EventsArgs) -> Outcome {
     let answer = get(config, &path(&["api", "events"], &part))?;
     let rows = list(&answer, "events")?;
     print(args.json.json, &answer, |_| {
-        events_table(&rows, config.site.zone())
+        events_table(&rows, config.site.zone(), columns())
     })
 }
 
@@ -212,7 +212,7 @@ fn accuracy_table(rows: &[DayAccuracy], days: u32, by_device: bool) -> String {
     out + "ahead: minutes; skill: 1 - MAE / MAE of smart persistence\n"
 }
 
-fn events_table(rows: &[EventRow], zone: Tz) -> String {
+fn events_table(rows: &[EventRow], zone: Tz, columns: usize) -> String {
     if rows.is_empty() {
         return "nothing has happened yet\n".into();
     }
@@ -223,8 +223,8 @@ fn events_table(rows: &[EventRow], zone: Tz) -> String {
             out,
             "{:<16} {:<18} {}",
             minute(row.at, zone),
-            clip(&row.kind, 18),
-            printable(&row.detail)
+            row.kind,
+            to_the_end(&printable(&row.detail), 36, columns)
         );
     }
     out

@@ -22,10 +22,10 @@ pub(super) fn models(config: &Config, args: ModelsArgs) -> Outcome {
     let reader = || Reader::open(&config.store.path);
     match args.verb.unwrap_or(ModelsVerb::List) {
         ModelsVerb::List => print(json, &reader()?.models(LISTED)?, |m| {
-            tables::models(m, zone)
+            tables::models(m, zone, tables::columns())
         }),
         ModelsVerb::History => print(json, &reader()?.model_lives(LIVES)?, |l| {
-            tables::lives(l, zone)
+            tables::lives(l, zone, tables::columns())
         }),
         ModelsVerb::Show { version } => {
             let model = reader()?

@@ -28,7 +28,8 @@ fn list(config: &Config, args: &RunsArgs) -> Outcome {
     let since = SystemClock.now().plus_ms(-SUMMARY_DAYS * DAY_MS);
     let summary = reader.run_summary(kind, since)?;
     print(args.json.json, &runs, |runs| {
-        tables::runs(runs, config.site.zone()) + &tables::run_summary(kind, SUMMARY_DAYS, &summary)
+        tables::runs(runs, config.site.zone(), tables::columns())
+            + &tables::run_summary(kind, SUMMARY_DAYS, &summary)
     })
 }
 

@@ -1,6 +1,7 @@
-//! Tables for people, at most 80 columns wide.
+//! Tables for people, at most 80 columns wide on a terminal.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 
 use chrono_tz::Tz;
 use serde::Serialize;
@@ -84,16 +85,36 @@ pub(super) fn print<T: Serialize + ?Sized>(
     if json {
         println!("{}", serde_json::to_string_pretty(what)?);
     } else {
-        print!("{}", fit(&table(what)));
+        print!("{}", fit(&table(what), columns()));
     }
     Ok(Exit::Done)
 }
 
-/// Every line cut at 80 columns.
-fn fit(text: &str) -> String {
+/// How wide a table may be: what is piped is never cut.
+pub(super) fn columns() -> usize {
+    match std::io::stdout().is_terminal() {
+        true => 80,
+        false => usize::MAX,
+    }
+}
+
+/// The last of a row's cells, which begins after `indent` columns: to its end, on as many lines as that takes.
+pub(super) fn to_the_end(text: &str, indent: usize, columns: usize) -> String {
+    let width = columns - indent;
+    let mut lines = Vec::new();
+    for line in wrap(text, width, usize::MAX) {
+        // A path may be longer than a line.
+        let letters: Vec<char> = line.chars().collect();
+        lines.extend(letters.chunks(width).map(String::from_iter));
+    }
+    lines.join(&format!("\n{:indent$}", ""))
+}
+
+/// Every line cut where the table ends.
+fn fit(text: &str, columns: usize) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
-        out += clip(line, 80).trim_end();
+        out += clip(line, columns).trim_end();
         out.push('\n');
     }
     out
@@ -105,7 +126,9 @@ pub(super) fn told(text: &str) -> String {
 }
 
 /// The run log.
-pub(crate) fn runs(runs: &[RunRow], zone: Tz) -> String {
+pub(crate) fn runs(runs: &[RunRow], zone: Tz, columns: usize) -> String {
+    // Where the reason begins.
+    const INDENT: usize = 53;
     if runs.is_empty() {
         return "no run yet\n".into();
     }
@@ -117,7 +140,14 @@ pub(crate) fn runs(runs: &[RunRow], zone: Tz) -> String {
     );
     for r in runs {
         let outcome = r.outcome.map_or("running", RunOutcome::as_str);
-        let reason = clip(r.reason.as_deref().unwrap_or(""), 27);
+        let reason = printable(r.reason.as_deref().unwrap_or(""));
+        let reason = match r.outcome {
+            // In full, on lines of its own where the row has no room.
+            Some(RunOutcome::Failed) if reason.chars().count() > columns - INDENT => {
+                format!("\n      {}", to_the_end(&reason, 6, columns))
+            }
+            _ => clip(&reason, columns - INDENT),
+        };
         // Of a night it says more why it took place.
         let what = if r.kind == "training" {
             &r.trigger
@@ -281,7 +311,7 @@ pub(crate) fn model(m: &ModelRow, zone: Tz) -> String {
 }
 
 /// What was live when.
-pub(crate) fn lives(lives: &[LifeRow], zone: Tz) -> String {
+pub(crate) fn lives(lives: &[LifeRow], zone: Tz, columns: usize) -> String {
     if lives.is_empty() {
         return "no version has been live yet\n".into();
     }
@@ -294,14 +324,14 @@ pub(crate) fn lives(lives: &[LifeRow], zone: Tz) -> String {
             l.version,
             minute(l.from, zone),
             l.to.map_or("now".into(), |t| minute(t, zone)),
-            clip(&l.why, 35)
+            clip(&l.why, columns - 44)
         );
     }
     out
 }
 
 /// The models.
-pub(crate) fn models(models: &[ModelRow], zone: Tz) -> String {
+pub(crate) fn models(models: &[ModelRow], zone: Tz, columns: usize) -> String {
     if models.is_empty() {
         return "no model yet\n".into();
     }
@@ -319,7 +349,7 @@ pub(crate) fn models(models: &[ModelRow], zone: Tz) -> String {
             m.state,
             minute(m.created, zone),
             m.size,
-            clip(&m.reason, 35)
+            clip(&m.reason, columns - 45)
         );
     }
     out
@@ -369,4 +399,54 @@ pub(crate) fn percent(share: Option<f64>) -> String {
 /// A value that may be absent.
 pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |v| format!("{v:.digits$}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHY: &str = "the update's file of 9.9.1 cannot be written: No space left on device (os error 28), on \
+                       /var/lib/nightwatt/updates/versions/.new/a-name-of-its-own/that-is-longer-than-any-line-of-a-terminal";
+
+    fn failed(outcome: RunOutcome) -> RunRow {
+        RunRow {
+            run_id: 7,
+            kind: "update".into(),
+            mode: "apply".into(),
+            trigger: "manual".into(),
+            nominal: None,
+            started: TimestampMs(0),
+            ended: Some(TimestampMs(1500)),
+            outcome: Some(outcome),
+            reason: Some(WHY.into()),
+            report: None,
+        }
+    }
+
+    #[test]
+    fn why_a_run_failed_is_told_to_its_end_on_lines_that_fit_a_terminal() {
+        let text = runs(&[failed(RunOutcome::Failed)], Tz::UTC, 80);
+        let shown = fit(&text, 80);
+        assert_eq!(shown.replace('\u{2026}', ""), shown, "nothing is cut");
+        let together: String = shown.split_whitespace().collect();
+        assert!(together.contains(&WHY.replace(' ', "")), "{shown}");
+        assert!(
+            shown.lines().all(|line| line.chars().count() <= 80),
+            "{shown}"
+        );
+        let skipped = runs(&[failed(RunOutcome::Skipped)], Tz::UTC, 80);
+        assert_eq!(skipped.lines().count(), 3, "a line each: {skipped}");
+    }
+
+    #[test]
+    fn what_is_piped_is_not_cut_and_has_a_line_for_each_row() {
+        for outcome in [RunOutcome::Failed, RunOutcome::Skipped] {
+            let shown = fit(&runs(&[failed(outcome)], Tz::UTC, usize::MAX), usize::MAX);
+            let last = shown.lines().last().unwrap();
+            assert!(
+                last.starts_with("    7 1970") && last.ends_with(WHY),
+                "{shown}"
+            );
+        }
+    }
 }

@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 use clap::{Args, Subcommand};
 use hyper::{Method, StatusCode};
 
-use super::tables::print;
+use super::tables::{columns, print, to_the_end};
 use super::when::times_of;
 use super::{Exit, Failure, JsonArg, Outcome, block_on, load};
 use crate::clock::{Clock, SystemClock};
@@ -237,17 +237,20 @@ fn history(config: &Config, json: bool) -> Outcome {
     let rows: Vec<_> = (lines.iter())
         .map(|(at, what, text)| serde_json::json!({ "at": at, "what": what, "text": text }))
         .collect();
-    print(json, &rows, |_| history_table(&lines, config.site.zone()))
+    print(json, &rows, |_| {
+        history_table(&lines, config.site.zone(), columns())
+    })
 }
 
-fn history_table(lines: &[(TimestampMs, String, String)], zone: Tz) -> String {
+fn history_table(lines: &[(TimestampMs, String, String)], zone: Tz, columns: usize) -> String {
     if lines.is_empty() {
         return "nothing has been looked for or changed yet\n".into();
     }
     let mut out = times_of(zone);
     for (at, what, text) in lines {
         let what = what.trim_start_matches("update_");
-        out += &format!("{} {what:<12} {}\n", minute(*at, zone), printable(text));
+        let text = to_the_end(&printable(text), 30, columns);
+        out += &format!("{} {what:<12} {text}\n", minute(*at, zone));
     }
     out
 }
