@@ -4,11 +4,13 @@ mod connection;
 mod options;
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::packets::Incoming;
+use crate::errors::chain;
 use crate::fault;
 use crate::rate;
 use connection::{Connection, broken, push};
@@ -22,6 +24,12 @@ const NOT_READING: Duration = Duration::from_millis(20);
 
 /// What the error begins with where the broker does not let us in.
 pub const REFUSED_BY_BROKER: &str = "the broker refused us";
+
+/// What the error says where the broker may have let another client in under our name.
+pub const ANOTHER_CLIENT: &str = "another client may be connected under the same client_id";
+
+/// Two clients of one name push each other out after at most the longest wait for the next attempt.
+const SHORT_LIVED: Duration = Duration::from_secs(60);
 
 /// Why a link could not be set up, or broke.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +50,14 @@ pub enum LinkError {
     /// The connection broke or could not be made.
     #[error("{0}")]
     Broken(String),
+    /// The broker ended a connection that it had let in, as it does where another client has our name.
+    #[error("{why}: {ANOTHER_CLIENT}, {client_id} ([mqtt] client_id)")]
+    PushedOut {
+        /// How the broker ended it.
+        why: String,
+        /// The name in question, with the suffix of this connection.
+        client_id: String,
+    },
 }
 
 /// A message as it came.
@@ -218,9 +234,15 @@ impl LinkLoop {
                 }
             }
             read = c.inbound.receive(&mut c.read), if reading => {
-                if read.map_err(broken)? == 0 {
-                    return Err(LinkError::Broken("the broker closed the connection".into()));
-                }
+                match read {
+                    Ok(0) => {
+                        return Err(self.ended("the broker closed the connection".into(), false));
+                    }
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                        return Err(self.ended(chain(&error), false));
+                    }
+                    read => read.map_err(broken)?,
+                };
                 c.heard = Instant::now();
             }
             () = c.beat.as_mut() => {
@@ -282,9 +304,19 @@ impl LinkLoop {
                 }
                 LinkEvent::Delivered
             }
-            Incoming::Disconnect(why) => return Err(LinkError::Broken(why)),
+            Incoming::Disconnect { why, taken_over } => return Err(self.ended(why, taken_over)),
             Incoming::ConnAck(_) | Incoming::Other => LinkEvent::Other,
         })
+    }
+
+    /// The error where the broker ended the connection; `taken_over` where it said that another client has it.
+    fn ended(&self, why: String, taken_over: bool) -> LinkError {
+        let made = self.connection.as_ref().map(|c| c.made);
+        if taken_over || made.is_some_and(|made| made.elapsed() < SHORT_LIVED) {
+            let client_id = self.options.client_id.clone();
+            return LinkError::PushedOut { why, client_id };
+        }
+        LinkError::Broken(why)
     }
 
     fn send(&mut self, request: Request) {
@@ -330,3 +362,6 @@ impl LinkLoop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,11 @@ pub(super) enum Incoming {
         /// Why the broker did not take the message; MQTT 3.1.1 cannot say.
         refused: Option<String>,
     },
-    Disconnect(String),
+    Disconnect {
+        why: String,
+        /// Another client has connected under our name.
+        taken_over: bool,
+    },
     Other,
 }
 
@@ -318,9 +322,10 @@ fn incoming_v5(packet: p5::Packet) -> Incoming {
                 refused: (!taken).then(|| format!("{:?}", a.reason)),
             }
         }
-        Packet::Disconnect(d) => {
-            Incoming::Disconnect(format!("the broker ends it: {:?}", d.reason_code))
-        }
+        Packet::Disconnect(d) => Incoming::Disconnect {
+            why: format!("the broker ends it: {:?}", d.reason_code),
+            taken_over: d.reason_code == p5::DisconnectReasonCode::SessionTakenOver,
+        },
         _ => Incoming::Other,
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::screen::{ago, span};
 use super::{DAY_MS, DaemonStatus, Level, Status, Verdict};
 use crate::clock::Standing;
-use crate::mqtt::link::REFUSED_BY_BROKER;
+use crate::mqtt::link::{ANOTHER_CLIENT, REFUSED_BY_BROKER};
 use crate::mqtt::payload::RejectReason;
 use crate::reading::{DeviceId, TimestampMs};
 use crate::store::space::DiskLevel;
@@ -177,6 +177,8 @@ fn not_connected(_: &Status, daemon: &DaemonStatus) -> Option<Verdict> {
     let why = daemon.intake.last_error.as_deref()?;
     let advice = if why.starts_with(REFUSED_BY_BROKER) {
         "check [mqtt] username and password_file; nightwatt tries again in minutes"
+    } else if why.contains(ANOTHER_CLIENT) {
+        "give every station an [mqtt] client_id of its own; else the broker's log says why it ends connections"
     } else {
         "check [mqtt] url and that the broker runs; nightwatt keeps trying"
     };

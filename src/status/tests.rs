@@ -155,6 +155,20 @@ fn a_refused_password_is_told_from_an_absent_broker() {
 }
 
 #[test]
+fn two_stations_of_one_name_are_sent_to_their_client_id() {
+    let mut s = healthy();
+    let intake = &mut s.daemon.as_mut().unwrap().intake;
+    intake.connected = false;
+    let error = crate::mqtt::link::LinkError::PushedOut {
+        why: "the broker closed the connection".into(),
+        client_id: "roof".into(),
+    };
+    intake.last_error = Some(error.to_string());
+    let advice = judge(&s).next_step.unwrap();
+    assert!(advice.contains("client_id"), "{advice}");
+}
+
+#[test]
 fn the_verdict_names_the_most_serious_trouble() {
     assert_eq!(judge(&healthy()).level, Level::Ok);
     let cases: [(Break, Level, &str); 13] = [

@@ -35,6 +35,8 @@ pub(super) struct Connection {
     pub(super) keep_alive: Duration,
     /// When the next ping is due.
     pub(super) beat: Pin<Box<Sleep>>,
+    /// When the broker let us in.
+    pub(super) made: Instant,
     /// When the broker last said anything.
     pub(super) heard: Instant,
     pub(super) publishes_at_once: usize,
@@ -83,6 +85,7 @@ impl Connection {
             said_goodbye: false,
             keep_alive,
             beat: Box::pin(tokio::time::sleep(keep_alive / 2)),
+            made: Instant::now(),
             heard: Instant::now(),
             publishes_at_once: welcome.receive_maximum.min(PUBLISHES_AT_ONCE).into(),
             last_packet_id: 0,
