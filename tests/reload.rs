@@ -39,6 +39,30 @@ fn refusal(station: &Station, part: &str) {
 }
 
 #[test]
+fn a_new_client_id_leaves_a_session_behind_and_loses_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), "");
+    let mut station = Station::new(&broker.url(), "");
+    station.start();
+    station.wait_connected();
+    publish(&broker, "solar/t/telemetry", false, &[&reading()]);
+    wait_for("the first row", 10, || (station.rows() == 1).then_some(()));
+
+    edit(&station, "[mqtt]", "[mqtt]\nclient_id = \"roof\"");
+    station.signal("-HUP");
+    wait_for("the event", 20, || {
+        (events(&station, "session_left") == 1).then_some(())
+    });
+    assert_eq!(events(&station, "session_lost"), 0);
+
+    station.wait_connected();
+    station.stop();
+    station.start();
+    station.wait_connected();
+    assert_eq!(events(&station, "session_left"), 1, "told once");
+}
+
+#[test]
 fn a_reload_swaps_topics_broker_and_socket_in_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (Broker::start(dir.path(), ""), Broker::start(dir.path(), ""));

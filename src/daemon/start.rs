@@ -19,7 +19,9 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::http::serve::Server;
 use crate::mqtt::admission::Admission;
-use crate::mqtt::intake::{Acknowledger, Announced, Intake, IntakeShared, kept_subscriptions};
+use crate::mqtt::intake::{
+    Acknowledger, Announced, Intake, IntakeShared, kept_session_of, kept_subscriptions,
+};
 use crate::mqtt::link::{LinkOptions, RECEIVE_MAXIMUM};
 use crate::mqtt::payload;
 use crate::mqtt::publish::Publisher;
@@ -127,6 +129,8 @@ impl Daemon {
             expects_session: oldest.is_some(),
             subscribed: false,
             formerly: kept_subscriptions(&reader)?,
+            client_id: config.mqtt.client_id.clone(),
+            session_of: kept_session_of(&reader)?,
             started: Instant::now(),
             waiting: None,
         };

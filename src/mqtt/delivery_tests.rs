@@ -91,6 +91,8 @@ async fn deliver(protocol: Protocol, places: usize, requests: usize) {
         expects_session: false,
         subscribed: false,
         formerly: Vec::new(),
+        client_id: mqtt.client_id.clone(),
+        session_of: None,
         waiting: None,
         started: Instant::now(),
     };

@@ -35,6 +35,8 @@ pub const REQUESTS: usize = MAX_UNACKNOWLEDGED + 256;
 
 /// What the broker's session was last subscribed to is kept under this.
 const SUBSCRIPTIONS: &str = "subscriptions";
+/// The client id that session was made under is kept under this.
+const SESSION_OF: &str = "session_client_id";
 
 /// What `status` shows of the intake.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -154,6 +156,10 @@ pub struct Intake {
     pub subscribed: bool,
     /// What its session was subscribed to before that; see [`kept_subscriptions`].
     pub formerly: Vec<String>,
+    /// The client id we connect under.
+    pub client_id: String,
+    /// The one our last session was made under; see [`kept_session_of`].
+    pub session_of: Option<String>,
     /// Since when monotonic time is counted.
     pub started: Instant,
     /// A message that found the writer's queue full; nothing is read until it has found room.
@@ -276,7 +282,7 @@ impl Intake {
         }
         tracing::info!(session_present, "connected to the broker");
         if !session_present && std::mem::replace(&mut self.expects_session, true) {
-            self.session_lost();
+            self.session_missing();
         }
         // The session keeps our subscriptions; the rules may have changed since it was made.
         if (session_present || fault::without("resubscribe")) && self.subscribed {
@@ -302,25 +308,40 @@ impl Intake {
         wanted.into_iter().map(str::to_owned).collect()
     }
 
-    fn keep(&self, wanted: Vec<String>) {
+    fn keep(&self, key: &'static str, text: String) {
         let store = self.store.clone();
         tokio::spawn(async move {
-            let text = serde_json::Value::from(wanted).to_string();
-            if let Err(error) = store.keep(SUBSCRIPTIONS, text).await {
-                tracing::warn!(%error, "what is subscribed to was not noted");
+            if let Err(error) = store.keep(key, text).await {
+                tracing::warn!(%error, key, "what the broker's session is was not noted");
             }
         });
     }
 
-    fn session_lost(&self) {
-        self.shared.lock().sessions_lost += 1;
-        let detail = "the broker had forgotten our session: messages it held for us are gone";
+    /// The broker knows no session of ours: it had forgotten it, or we have changed our name.
+    fn session_missing(&self) {
+        let formerly = self.session_of.as_ref().filter(|f| **f != self.client_id);
+        let (kind, detail) = match formerly {
+            Some(former) => (
+                "session_left",
+                format!(
+                    "[mqtt] client_id was {former:?} and is {:?}: messages may still wait at the broker \
+                     under the old one",
+                    self.client_id
+                ),
+            ),
+            None => {
+                self.shared.lock().sessions_lost += 1;
+                let detail =
+                    "the broker had forgotten our session: messages it held for us are gone";
+                ("session_lost", detail.into())
+            }
+        };
         tracing::warn!("{detail}");
         // The event waits in the writer's queue; the connection must not wait for it.
         let (store, now) = (self.store.clone(), self.clock.now());
         tokio::spawn(async move {
-            if let Err(error) = store.note_event(now, "session_lost", detail.into()).await {
-                tracing::warn!(%error, "the lost session was not noted");
+            if let Err(error) = store.note_event(now, kind, detail).await {
+                tracing::warn!(%error, "the missing session was not noted");
             }
         });
     }
@@ -338,7 +359,11 @@ impl Intake {
         let wanted = self.subscriptions();
         if self.formerly != wanted {
             self.formerly.clone_from(&wanted);
-            self.keep(wanted);
+            self.keep(SUBSCRIPTIONS, serde_json::Value::from(wanted).to_string());
+        }
+        if self.session_of.as_ref() != Some(&self.client_id) {
+            self.session_of = Some(self.client_id.clone());
+            self.keep(SESSION_OF, self.client_id.clone());
         }
         self.shared.lock().refused_filters = refused;
         self.ready();
@@ -382,6 +407,11 @@ pub fn kept_subscriptions(reader: &Reader) -> Result<Vec<String>, StoreError> {
         .unwrap_or_default())
 }
 
+/// The client id our last session at the broker was made under, as far as it is known.
+pub fn kept_session_of(reader: &Reader) -> Result<Option<String>, StoreError> {
+    reader.kept(SESSION_OF)
+}
+
 /// What is kept of a message that could not become readings, and a word in the log.
 fn refuse(reason: RejectReason, message: Message, at: TimestampMs) -> Reject {
     let mut topic = message.topic;
@@ -390,7 +420,7 @@ fn refuse(reason: RejectReason, message: Message, at: TimestampMs) -> Reject {
     if let Some(more) = rate::log_line(reason.as_str()) {
         tracing::warn!(
             reason = reason.as_str(),
-            ?topic,
+            topic,
             "a message was refused; nightwatt quarantine shows it{more}"
         );
     }
