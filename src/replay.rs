@@ -8,13 +8,15 @@ use clap::Args;
 
 use crate::mqtt::flat::{TopicTemplate, encode_flat};
 use crate::mqtt::play::{BrokerArgs, PlayError, Played, Sink, Speed, Timed, play};
-use crate::reading::{DeviceId, TimestampMs, Values};
+use crate::reading::{DeviceId, Field, TimestampMs, Values};
 use crate::simulate::command::{parse_days, parse_time};
+use crate::tidy::{TidyError, TidyReader};
 
 /// What `nightwatt replay` accepts.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// Tidy CSV, plain or .gz: ts, device_id, servo_angle, lux, voltage, current, power, temperature, humidity, fan_on
+    /// Tidy CSV, plain or .gz: ts, device_id, servo_angle, lux, voltage, current, power, temperature, humidity, fan_on.
+    /// ts is RFC 3339 (UTC where it has no zone) or an epoch in s or ms. A bad line is found before anything is sent
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Where to publish
@@ -58,6 +60,28 @@ pub enum ReplayError<E: std::error::Error> {
 }
 
 impl ReplayArgs {
+    /// Opens the file, having read it once to the end: a bad line must not be found when half of the file is
+    /// published. (A pipe can be read but once.) Columns nobody knows are told to `warn`.
+    pub fn rows(&self, warn: impl FnOnce(&str)) -> Result<TidyReader, TidyError> {
+        let reader = TidyReader::open(&self.file)?;
+        if !reader.has_values() {
+            return Err(TidyError::NoValues {
+                path: self.file.clone(),
+            });
+        }
+        if !reader.unknown_columns().is_empty() {
+            let names = reader.unknown_columns().join(", ");
+            let known = Field::ALL.map(Field::name).join(", ");
+            warn(&format!(
+                "not replayed, since not known: {names} (known: {known})"
+            ));
+        }
+        if self.file.is_file() {
+            TidyReader::open(&self.file)?.try_for_each(|row| row.map(drop))?;
+        }
+        Ok(reader)
+    }
+
     /// Publishes what passes the filters until `readings` ends or `shutdown` resolves.
     ///
     /// The caller opens the file, so any source of readings will do.
@@ -112,7 +136,6 @@ impl ReplayArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::Field;
     use clap::Parser;
     use std::convert::Infallible;
 
@@ -158,6 +181,33 @@ mod tests {
             r#"{"device_id":"a","ts":"2026-06-01T03:00:00Z","power":0.30000000000000004}"#
         );
         assert!(lines[72].contains(r#""b""#));
+    }
+
+    /// What becomes of a file of this text, and the warning about it.
+    fn opened(text: &str) -> (Result<(), String>, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.csv");
+        std::fs::write(&path, text).unwrap();
+        let args = Cli::try_parse_from(["replay".as_ref(), path.as_os_str()]);
+        let mut warning = String::new();
+        let rows = args.unwrap().replay.rows(|text| warning = text.to_owned());
+        (rows.map(drop).map_err(|e| e.to_string()), warning)
+    }
+
+    #[test]
+    fn columns_and_times_are_looked_at_before_anything_is_published() {
+        let good = "ts,device_id,power,lux\n2026-06-01T00:00:00Z,a,1,2\n";
+        assert_eq!(opened(good), (Ok(()), String::new()));
+        let (rows, warning) = opened(&good.replace("power", "watts"));
+        assert_eq!(rows, Ok(()));
+        assert!(
+            warning.contains("watts") && warning.contains("power"),
+            "{warning}"
+        );
+        let none = opened(&good.replace("power", "watts").replace("lux", "light"));
+        assert!(none.0.unwrap_err().contains("power, temperature"));
+        let late = opened(&format!("{good}yesterday,a,1,2\n"));
+        assert!(late.0.unwrap_err().contains("line 3"));
     }
 
     #[tokio::test]

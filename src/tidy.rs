@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use thiserror::Error;
 
+use crate::mqtt::payload::text_time;
 use crate::reading::{DeviceId, Field, TimestampMs, Values};
 
 /// Why a tidy file could not be read.
@@ -39,6 +40,28 @@ pub enum TidyError {
         /// The missing column.
         column: &'static str,
     },
+    /// No column holds a value.
+    #[error(
+        "{path} has no column that is known; besides ts and device_id there may be {}",
+        Field::ALL.map(Field::name).join(", ")
+    )]
+    NoValues {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A time that cannot be read.
+    #[error(
+        "line {line} of {path}: ts is {value:?}; accepted: RFC 3339 such as 2026-06-03T12:00:00Z, the same \
+         without zone (then it is UTC), or epoch seconds or milliseconds"
+    )]
+    Time {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: u64,
+        /// What the cell holds.
+        value: String,
+    },
     /// A cell does not hold what its column promises.
     #[error("line {line} of {path}: {column} is {value:?}")]
     Cell {
@@ -65,6 +88,7 @@ pub struct TidyReader {
     ts_column: usize,
     device_column: usize,
     value_columns: Vec<(Field, usize)>,
+    unknown_columns: Vec<String>,
     devices: HashMap<String, DeviceId>,
 }
 
@@ -103,6 +127,12 @@ impl TidyReader {
             .into_iter()
             .filter_map(|f| find(f.name()).map(|c| (f, c)))
             .collect();
+        let known = |name: &str| {
+            let mut names = Field::ALL.into_iter().map(Field::name);
+            name.is_empty() || ["ts", "device_id"].contains(&name) || names.any(|n| n == name)
+        };
+        let names = header.iter().map(str::trim);
+        let unknown_columns = names.filter(|n| !known(n)).map(str::to_owned).collect();
         Ok(Self {
             path: path.to_owned(),
             csv,
@@ -110,8 +140,19 @@ impl TidyReader {
             ts_column,
             device_column,
             value_columns,
+            unknown_columns,
             devices: HashMap::new(),
         })
+    }
+
+    /// The names in the header that mean nothing here.
+    pub fn unknown_columns(&self) -> &[String] {
+        &self.unknown_columns
+    }
+
+    /// Whether the file has a column of values at all.
+    pub fn has_values(&self) -> bool {
+        !self.value_columns.is_empty()
     }
 
     fn row(&mut self) -> Result<TidyRow, TidyError> {
@@ -123,7 +164,11 @@ impl TidyReader {
             value: value.to_owned(),
         };
         let ts = record.get(self.ts_column).unwrap_or_default().trim();
-        let ts = chrono::DateTime::parse_from_rfc3339(ts).map_err(|_| cell_error("ts", ts))?;
+        let ts = text_time(ts, chrono_tz::UTC).ok_or_else(|| TidyError::Time {
+            path: self.path.clone(),
+            line: record.position().map_or(0, csv::Position::line),
+            value: ts.to_owned(),
+        })?;
         let mut values = Values::default();
         for &(field, column) in &self.value_columns {
             let cell = record.get(column).unwrap_or_default().trim();
@@ -144,7 +189,7 @@ impl TidyReader {
                 .or_insert(DeviceId::new(name))
                 .clone(),
         };
-        Ok((device, TimestampMs(ts.timestamp_millis()), values))
+        Ok((device, ts, values))
     }
 }
 
@@ -219,6 +264,23 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn times_are_read_as_those_in_messages_and_without_zone_as_utc() {
+        for (cell, time) in [
+            ("2021-03-01T11:00:00+01:00", "2021-03-01T10:00:00Z"),
+            ("2021-03-01 10:00:00", "2021-03-01T10:00:00Z"),
+            ("1614592800", "2021-03-01T10:00:00Z"),
+        ] {
+            let f = file(format!("ts,device_id,power\n{cell},a,1\n").as_bytes());
+            let row = TidyReader::open(f.path()).unwrap().next().unwrap();
+            assert_eq!(row.unwrap().1.to_string(), time, "{cell}");
+        }
+        let f = file(b"ts,device_id,power\n1 March,a,1\n");
+        let row = TidyReader::open(f.path()).unwrap().next().unwrap();
+        let text = row.unwrap_err().to_string();
+        assert!(text.contains("1 March") && text.contains("UTC"), "{text}");
     }
 
     #[test]

@@ -358,7 +358,7 @@ fn dispatch(cli: Cli) -> Outcome {
         }),
         Verb::Replay(args) => block_on(async {
             let stop = Shutdown::on_signals()?;
-            let rows = crate::tidy::TidyReader::open(&args.file)?;
+            let rows = args.rows(|text| eprintln!("warning: {text}"))?;
             args.run(rows, &mut std::io::stdout().lock(), stop.begun())
                 .await
                 .map(played)

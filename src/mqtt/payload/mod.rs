@@ -20,6 +20,7 @@ pub use rules::RuleError;
 use rules::{Rule, Source};
 use template::Captures;
 pub use template::{overlapping, uncovered, valid_filter};
+pub use value::text_time;
 
 use crate::config::TopicRule;
 use crate::reading::{DeviceId, Reading, TimeSource, TimestampMs, Values};

@@ -85,7 +85,7 @@ fn epoch(number: f64) -> Option<TimestampMs> {
 }
 
 /// RFC 3339, the same without a zone (then `zone`'s wall clock), or an epoch in quotes.
-fn text_time(text: &str, zone: Tz) -> Option<TimestampMs> {
+pub fn text_time(text: &str, zone: Tz) -> Option<TimestampMs> {
     if let Ok(t) = DateTime::parse_from_rfc3339(text) {
         return Some(t.to_utc().into());
     }
