@@ -270,7 +270,7 @@ pub(crate) fn wrap(text: &str, columns: usize, at_most: usize) -> Vec<String> {
 pub(crate) fn ago(now: TimestampMs, then: TimestampMs) -> String {
     match now.0 - then.0 {
         past if past >= 0 => format!("{} ago", span(past)),
-        ahead => format!("{} ahead", span(-ahead)),
+        ahead => format!("{} in the future", span(-ahead)),
     }
 }
 
