@@ -14,6 +14,7 @@ use crate::doctor::{self, Access, Broker, Database, Disk, Env, Grade, Told};
 use crate::errors::chain;
 use crate::http::client;
 use crate::mqtt::link::{LinkError, LinkEvent, LinkLoop, LinkOptions, LinkSender};
+use crate::store::space::Reserve;
 use crate::store::{Reader, StoreLock};
 
 /// How long the broker may take for one answer.
@@ -71,7 +72,7 @@ fn gather(config: Config, ask: bool) -> Result<Env, Failure> {
         file: access(&db),
         socket_folder: access(folder_of(&config.http.socket)),
         secrets: secrets.map(|path| (path.clone(), mode(path))).collect(),
-        disk: disk(folder),
+        disk: disk(folder, &config),
         now: SystemClock.now(),
         synchronised: synchronised(),
         database: look_into(&db),
@@ -100,12 +101,13 @@ fn access(path: &Path) -> Access {
     }
 }
 
-fn disk(folder: &Path) -> Option<Disk> {
+fn disk(folder: &Path, config: &Config) -> Option<Disk> {
     let folder = folder.canonicalize().ok()?;
     let stat = rustix::fs::statvfs(&folder).ok()?;
+    let reserve = Reserve::beside(&config.store.path, config.reserve_bytes());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     Some(Disk {
-        free_bytes: stat.f_bavail * stat.f_frsize,
+        room_bytes: reserve.room(stat.f_bavail * stat.f_frsize),
         kind: doctor::file_system_of(&mounts, &folder),
         read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
     })

@@ -25,8 +25,8 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
         Ok(value) => (serde_json::from_value(value)?, Exit::Done),
         Err(ClientError::NotRunning { .. }) => {
             let now = SystemClock.now();
-            let status = status::gather(&config.store.path, None, now, clock::plausible(now))
-                .map_err(|e| {
+            let status =
+                status::gather(&config, None, now, clock::plausible(now)).map_err(|e| {
                     let text = format!(
                         "the daemon is not running (nightwatt run), and {}",
                         chain(&e)

@@ -79,7 +79,7 @@ impl Disk {
     }
 }
 
-/// A change of level that is not in the event table yet: when, to which, MB free.
+/// A change of level that is not in the event table yet: when, to which, MB of room.
 type Unnoted = (TimestampMs, DiskLevel, u64);
 
 fn words(level: DiskLevel, free_mb: u64) -> (&'static str, String) {
@@ -174,7 +174,8 @@ impl Housekeeping {
         };
         let marks = reserve.marks(self.config.low_disk_bytes());
         let before = self.disk.level();
-        let level = before.next(reserve.room(free), reported, marks);
+        let room = reserve.room(free);
+        let level = before.next(room, reported, marks);
         gauges
             .hold
             .store(level == DiskLevel::Full, Ordering::Relaxed);
@@ -184,7 +185,7 @@ impl Housekeeping {
                 .level
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = level;
-            *event = Some((self.clock.now(), level, free / 1_000_000));
+            *event = Some((self.clock.now(), level, room / 1_000_000));
         }
         if let Some((at, level, free_mb)) = *event {
             let (kind, detail) = words(level, free_mb);

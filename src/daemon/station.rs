@@ -83,9 +83,13 @@ impl Station for RunningStation {
             limits: self.config.alerts.limits,
             update: self.updates.here(),
         };
-        let path = &self.config.store.path;
         let gathered = self.store.reader().and_then(|reader| {
-            status::gather_with(&reader, path, Some(daemon), (now, clock::plausible(now)))
+            status::gather_with(
+                &reader,
+                &self.config,
+                Some(daemon),
+                (now, clock::plausible(now)),
+            )
         });
         gathered.map_err(|e| crate::errors::chain(&e))
     }

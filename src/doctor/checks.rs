@@ -3,6 +3,7 @@
 use super::{Access, Broker, Database, Env, Finding, Grade};
 use crate::clock::{self, Standing};
 use crate::config::Protocol;
+use crate::store::space::{DiskLevel, Reserve};
 use crate::words::count;
 
 const TIGHT_BYTES: u64 = 50_000_000;
@@ -265,19 +266,32 @@ fn disk_space(env: &Env) -> Finding {
             "check that the database's folder exists",
         );
     };
-    let free = format!("{:.1} GB free", disk.free_bytes as f64 / 1e9);
+    let free = match disk.room_bytes {
+        room @ ..1_000_000_000 => format!("{:.1} MB free", room as f64 / 1e6),
+        room => format!("{:.1} GB free", room as f64 / 1e9),
+    };
     if disk.read_only {
         let text = "the file system of the database is mounted read-only";
         return problem(check, text, "dmesg says why; mount it writable again");
     }
-    match disk.free_bytes {
-        ..TIGHT_BYTES => problem(
+    // A level ends a quarter above its mark: this is the worst that the daemon may be at.
+    let config = &env.config;
+    let marks =
+        Reserve::beside(&config.store.path, config.reserve_bytes()).marks(config.low_disk_bytes());
+    match DiskLevel::Full.next(disk.room_bytes, false, marks) {
+        DiskLevel::Full => problem(
+            check,
+            free,
+            "free some space: nothing is stored until there is room",
+        ),
+        _ if disk.room_bytes < TIGHT_BYTES => problem(
             check,
             free,
             "free some space: readings cannot be stored soon",
         ),
-        TIGHT_BYTES..LOW_BYTES => warning(check, free, "free some space"),
-        _ => ok(check, free),
+        DiskLevel::Low => warning(check, free, "free some space: old readings go early"),
+        DiskLevel::Normal if disk.room_bytes < LOW_BYTES => warning(check, free, "free some space"),
+        DiskLevel::Normal => ok(check, free),
     }
 }
 

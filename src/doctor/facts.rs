@@ -66,8 +66,8 @@ pub enum Database {
 /// The file system under the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// Free for us, bytes.
-    pub free_bytes: u64,
+    /// Free for us without what the reserve still needs, bytes.
+    pub room_bytes: u64,
     /// Its type as the kernel calls it.
     pub kind: Option<String>,
     /// Mounted read-only.

@@ -27,7 +27,7 @@ fn healthy() -> Env {
         socket_folder: Access::Writable,
         secrets: vec![("p".into(), Some(0o640))],
         disk: Some(Disk {
-            free_bytes: 9_000_000_000,
+            room_bytes: 9_000_000_000,
             kind: Some("ext4".into()),
             read_only: false,
         }),
@@ -48,10 +48,10 @@ fn answered(keeps_sessions: bool, refused_filters: Option<usize>, heard: bool) -
     }
 }
 
-fn disk(free_bytes: u64, kind: Option<&str>, read_only: bool) -> Option<Disk> {
+fn disk(room_bytes: u64, kind: Option<&str>, read_only: bool) -> Option<Disk> {
     let kind = kind.map(str::to_owned);
     Some(Disk {
-        free_bytes,
+        room_bytes,
         kind,
         read_only,
     })
@@ -68,7 +68,7 @@ fn a_healthy_station_has_nothing_to_do() {
 fn each_check_goes_red_for_what_it_looks_at_and_says_what_to_do() {
     use Grade::{Problem, Warning};
     type Break = fn(&mut Env);
-    let cases: [(&str, Grade, Break); 34] = [
+    let cases: [(&str, Grade, Break); 36] = [
         ("configuration", Warning, |e| e.config.site.latitude = None),
         ("broker", Problem, |e| {
             e.broker = Broker::Unreachable("refused".into())
@@ -116,6 +116,12 @@ fn each_check_goes_red_for_what_it_looks_at_and_says_what_to_do() {
         }),
         ("disk", Problem, |e| {
             e.disk = disk(1_000_000, Some("ext4"), false)
+        }),
+        ("disk", Problem, |e| {
+            (e.config.store.reserve_mb, e.disk) = (4096, disk(1_000_000_000, Some("ext4"), false));
+        }),
+        ("disk", Warning, |e| {
+            (e.config.store.low_disk_mb, e.disk) = (4096, disk(3_000_000_000, Some("ext4"), false));
         }),
         ("disk", Problem, |e| {
             e.disk = disk(9_000_000_000, Some("ext4"), true)

@@ -142,6 +142,10 @@ fn finding(level: Level, text: impl Into<String>, next_step: &str) -> Verdict {
 
 fn not_running(s: &Status) -> Verdict {
     let seen = match s.store.newest {
+        Some(t) if t > s.now => format!(
+            "the time of the last reading is {} in the future: a clock is wrong",
+            span(t.0 - s.now.0)
+        ),
         Some(t) => format!("the last reading is from {}", ago(s.now, t)),
         None => "it has never stored a reading".into(),
     };

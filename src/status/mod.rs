@@ -4,7 +4,7 @@ mod judge;
 mod screen;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +13,13 @@ pub use screen::render;
 pub(crate) use screen::{ago, span, wrap};
 
 use crate::clock::Standing;
+use crate::config::Config;
 use crate::models::bundle::Kind;
 use crate::mqtt::intake::IntakeStatus;
 use crate::reading::{DeviceId, Field, TimestampMs};
 use crate::store::recover::kept_damaged;
 use crate::store::snapshot;
-use crate::store::space::{DiskLevel, free_bytes};
+use crate::store::space::{DiskLevel, room_bytes};
 use crate::store::{
     AccuracyRow, AlertRow, EventRow, ForecastRow, Heard, LiveAccuracy, ModelRow, NightRecord,
     Reader, RunRow, StoreError, StoreTotals,
@@ -101,7 +102,7 @@ pub struct Status {
     pub store_path: PathBuf,
     /// What it holds.
     pub store: StoreTotals,
-    /// Free space on its file system, bytes.
+    /// Room on its file system, bytes: see [`room_bytes`].
     pub disk_free_bytes: Option<u64>,
     /// MB the daemon writes in a day, from an hour after its start.
     #[serde(default)]
@@ -177,22 +178,23 @@ pub enum Level {
 
 /// Reads what the database knows and judges it together with what the daemon says.
 pub fn gather(
-    store_path: &Path,
+    config: &Config,
     daemon: Option<DaemonStatus>,
     now: TimestampMs,
     clock_plausible: bool,
 ) -> Result<Status, StoreError> {
-    let reader = Reader::open(store_path)?;
-    gather_with(&reader, store_path, daemon, (now, clock_plausible))
+    let reader = Reader::open(&config.store.path)?;
+    gather_with(&reader, config, daemon, (now, clock_plausible))
 }
 
 /// [`gather`] over a connection that is open.
 pub fn gather_with(
     reader: &Reader,
-    store_path: &Path,
+    config: &Config,
     daemon: Option<DaemonStatus>,
     (now, clock_plausible): (TimestampMs, bool),
 ) -> Result<Status, StoreError> {
+    let store_path = config.store.path.as_path();
     let accuracy_by_device = reader.accuracy(now.plus_ms(-ACCURACY_MS), now)?;
     let pooled = accuracy_by_device.iter().filter(|row| row.device.is_none());
     let accuracy_by_horizon: Vec<LiveAccuracy> = pooled.map(|row| row.accuracy).collect();
@@ -209,7 +211,7 @@ pub fn gather_with(
         daemon,
         store_path: store_path.to_owned(),
         store: reader.totals()?,
-        disk_free_bytes: free_bytes(store_path),
+        disk_free_bytes: room_bytes(store_path, config.reserve_bytes()),
         disk_days_left: None,
         kept_damaged: kept_damaged(store_path),
         housekeeping: reader.last_run("housekeeping")?,

@@ -53,6 +53,13 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     Some(stat.f_bavail * stat.f_frsize)
 }
 
+/// Room for the database `db`, bytes: what is free without the part that is needed to make its reserve again.
+/// The one figure of `status`, log, alerts and `doctor`, and the one the levels go by.
+pub fn room_bytes(db: &Path, reserve_bytes: u64) -> Option<u64> {
+    let reserve = Reserve::beside(db, reserve_bytes);
+    free_bytes(db).map(|free| reserve.room(free))
+}
+
 /// A file beside the database that only takes up room: given up, it lets a commit, a checkpoint and
 /// retention work on a full disk (SQLite's own DELETE needs room, too).
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::accuracy::local_days;
 use crate::config::Config;
 use crate::reading::{DeviceId, Field, TimestampMs};
-use crate::store::space::free_bytes;
+use crate::store::space::room_bytes;
 use crate::store::{
     AccuracyRow, EventRow, LifeRow, LiveAccuracy, Reader, RejectCount, RunOutcome, RunSummary,
     SeriesPoint, StoreError,
@@ -192,7 +192,7 @@ pub(super) fn gather(
         disk: Disk {
             database_bytes: totals.database_bytes,
             wal_bytes: totals.wal_bytes,
-            free_bytes: free_bytes(&config.store.path),
+            free_bytes: room_bytes(&config.store.path, config.reserve_bytes()),
             grown_bytes: then.map(|(_, bytes)| totals.database_bytes as i64 - bytes as i64),
         },
     })
