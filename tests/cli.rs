@@ -543,7 +543,7 @@ fn check_config_names_the_place_and_that_there_is_no_file() {
     let shown = text(&Station::new(&nowhere(), south), &["check-config"]);
     assert!(shown.contains("7.77 S, 3.73 W"), "{shown}");
     if !std::path::Path::new("/etc/nightwatt/nightwatt.toml").exists() {
-        let out = std::process::Command::new(crate::support::NIGHTWATT)
+        let out = Command::new(crate::support::NIGHTWATT)
             .arg("check-config")
             .output()
             .unwrap();
@@ -551,7 +551,7 @@ fn check_config_names_the_place_and_that_there_is_no_file() {
         assert!(shown.contains("  file           none"), "{shown}");
     }
     for words in [&["status"][..], &["check-config"], &["run"], &["devices"]] {
-        let out = std::process::Command::new(crate::support::NIGHTWATT)
+        let out = Command::new(crate::support::NIGHTWATT)
             .args(words)
             .args(["-c", "/nowhere.toml"])
             .output()
@@ -576,7 +576,7 @@ fn simulate_says_that_the_broker_drops_what_it_publishes() {
     let broker = Broker::start(dir.path(), &rules);
     let simulate = |broker: &Broker| {
         let words = ["simulate", "--days", "0.01", "--broker", &broker.url()];
-        let out = std::process::Command::new(crate::support::NIGHTWATT)
+        let out = Command::new(crate::support::NIGHTWATT)
             .args(words)
             .output()
             .unwrap();

@@ -26,7 +26,7 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
         Err(ClientError::NotRunning { .. }) => {
             let now = SystemClock.now();
             let status =
-                status::gather(&config, None, now, clock::plausible(now)).map_err(|e| {
+                status::gather(config, None, now, clock::plausible(now)).map_err(|e| {
                     let text = format!(
                         "the daemon is not running (nightwatt run), and {}",
                         chain(&e)
