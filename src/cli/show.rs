@@ -25,14 +25,13 @@ pub(super) fn show_status(config: &Config, json: bool) -> Outcome {
         Ok(value) => (serde_json::from_value(value)?, Exit::Done),
         Err(ClientError::NotRunning { .. }) => {
             let now = SystemClock.now();
-            let status =
-                status::gather(config, None, now, clock::plausible(now)).map_err(|e| {
-                    let text = format!(
-                        "the daemon is not running (nightwatt run), and {}",
-                        chain(&e)
-                    );
-                    Failure(Exit::NoDaemon, text)
-                })?;
+            let status = status::gather(config, None, now, clock::plausible(now)).map_err(|e| {
+                let text = format!(
+                    "the daemon is not running (nightwatt run), and {}",
+                    chain(&e)
+                );
+                Failure(Exit::NoDaemon, text)
+            })?;
             (status, Exit::NoDaemon)
         }
         Err(error) => return Err(error.into()),
